@@ -1,0 +1,62 @@
+"""What every dataset shares: batches fetched by key, uint8, without state that differs between processes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import Dataset
+
+from utils.errors import UserError
+
+Batch = dict[str, dict[str, Any]]
+
+
+class BaseDataset(Dataset, ABC):
+    """Turns a batch's keys (stream, row, position) into {stream: {name: tensor}}.
+
+    A subclass writes `fetch`. Errors travel as data, because a worker process would wrap them into a traceback.
+    """
+
+    @abstractmethod
+    def fetch(self, stream: str, rows: list[int], positions: list[int]) -> dict[str, Any]:
+        """The batch of one stream: images uint8 [N, h, w, 3], `row` int64 [N] and whatever the trainer needs."""
+
+    def __getitems__(self, keys: list[tuple[str, int, int]]) -> Batch | dict[str, str]:
+        batch: Batch = {}
+        try:
+            for stream in dict.fromkeys(key[0] for key in keys):
+                chosen = [key for key in keys if key[0] == stream]
+                batch[stream] = self.fetch(stream, [key[1] for key in chosen], [key[2] for key in chosen])
+        except UserError as error:
+            return {"error": str(error)}
+        return batch
+
+
+def as_is(batch: Any) -> Any:
+    """The collate function: `__getitems__` has already made the batch."""
+    return batch
+
+
+def start_worker(_worker: int) -> None:
+    """One thread a worker: OpenCV's and torch's pools would fight over the same cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def checked(batch: Any) -> Batch:
+    """The batch, or the UserError that a worker met."""
+    if "error" in batch:
+        raise UserError(batch["error"])
+    return batch
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Every tensor of the (nested) batch on `device`; copies overlap with computing where memory is pinned."""
+    if device.type == "cpu":
+        return batch
+    if isinstance(batch, dict):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    return batch.to(device, non_blocking=True)

@@ -1,0 +1,320 @@
+"""BaseTrainer: the loop that every trainer shares. A subclass writes `training_step`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from base.base_dataset import Batch, to_device
+from base.checkpointing import RunFiles
+from base.finite import FiniteCheck
+from base.monitor import Monitor
+from base.parts import Parts
+from logger.console import epoch_line
+from logger.progress import Progress
+from logger.run_logger import RunLogger
+from utils.distributed import any_process
+from utils.ema import EMA
+from utils.errors import ConfigError, UserError, did_you_mean
+from utils.random_state import random_state, restore_random_state, seed_step
+from utils.stop_signal import Stopped, StopSignal
+from utils.sums import Sums, confusion_matrix
+
+
+class BaseTrainer(ABC):
+    """Trains `parts.model` for `trainer.epochs` epochs of `steps_per_epoch` optimizer steps.
+
+    A step is a pure function of the state and its number, so a run may stop after any step and continue bit for bit.
+    Subclasses: `training_step` gives the loss of a batch; `epoch_values` what to log about an epoch;
+    `streams` names the streams of samples they train on. Keyword arguments of __init__ are the config's trainer.args.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("labeled",)
+
+    def __init__(self, parts: Parts):
+        self.parts = parts
+        self.config, self.model, self.data = parts.config, parts.model, parts.data
+        self.device, self.world = parts.device, parts.world
+        self.classes = dict(parts.data.classes)
+        self.epochs, self.steps_per_epoch = self.config.trainer.epochs, parts.steps_per_epoch
+        self.step = 0
+        self.seconds = 0.0
+        self.sums = Sums(self.device)
+        self.first_batch: dict[str, int] = {}
+        self.monitor = Monitor(self.config.trainer.monitor, self.config.trainer.early_stop)
+        self._check_monitor()
+        self.ema = EMA(self.model, self.config.trainer.ema) if self.config.trainer.ema else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=parts.dtype == torch.float16)
+        self.network: nn.Module = self.model
+        if self.world.size > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.model, device_ids=ids)
+        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in parts.normalization)
+        self._mean, self._scale = mean, 1 / std
+
+    def start_in(self, run_dir: Path, logger: RunLogger) -> None:
+        """The main process's folder and log; without them a trainer computes but writes nothing."""
+        self.files, self.logger = RunFiles(run_dir, self.config), logger
+
+    # What a subclass writes ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def training_step(self, batch: Batch) -> Tensor:
+        """The scalar loss of a batch; what is to be logged is added to `self.sums`."""
+
+    def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Values of the epoch's log row from the sums of its steps; the same names at every epoch."""
+        values = {f"train/{k[5:]}": float(v / sums["steps"]) for k, v in sums.items() if k.startswith("mean/")}
+        confusions = {k.split("/")[1]: v for k, v in sums.items() if k.startswith("confusion/")}
+        return {**values, **self._metric_values("train", confusions)}
+
+    def epoch_notes(self, sums: dict[str, Tensor]) -> list[str]:
+        """Lines for people under the epoch's line."""
+        return []
+
+    def trainer_state(self) -> nn.Module | None:
+        """A module whose buffers are this trainer's running statistics, kept in the checkpoint."""
+        return None
+
+    # The loop --------------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.step // self.steps_per_epoch
+
+    def train(self) -> None:
+        """Run to the last epoch or early stop. Raises Stopped after SIGTERM/SIGINT, UserError on a non-finite loss."""
+        accumulate = self.config.trainer.accumulate
+        with StopSignal() as stop:
+            self._stop = stop
+            last = self.epochs * self.steps_per_epoch
+            batches = iter(self.data.train_batches(self.step * accumulate, last * accumulate, self.first_batch))
+            while self.step < last and not self.monitor.exhausted:
+                self._train_epoch(batches, accumulate)
+                self._finish_epoch()
+        self._finish_run()
+
+    def _train_epoch(self, batches: Iterator[Batch], accumulate: int) -> None:
+        self.network.train()
+        started, before = time.perf_counter(), self.seconds
+        done = self.step % self.steps_per_epoch
+        size = self.config.data_loader.batch_size * accumulate
+        name = f"epoch {self.epoch + 1}/{self.epochs}"
+        with Progress(self.steps_per_epoch, done, name, size, self.world.is_main) as progress:
+            for _ in range(self.steps_per_epoch - done):
+                seed_step(self.config.seed, self.step, self.world.rank)
+                loss = self.train_on(*(to_device(next(batches), self.device) for _ in range(accumulate)))
+                self.seconds = before + time.perf_counter() - started
+                progress.update(loss.item)
+                if any_process(self._stop.received is not None, self.device):
+                    self._save_and_stop()
+
+    def train_on(self, *batches: Batch) -> Tensor:
+        """One optimizer step on the mean loss of `batches`; returns the last one's loss."""
+        for number, batch in enumerate(batches, start=1):
+            loss = self._backward(batch, len(batches), number == len(batches))
+        self._update_weights()
+        self.sums.add({"steps": 1.0})
+        self.step += 1
+        return loss
+
+    def _backward(self, batch: Batch, accumulate: int, last: bool) -> Tensor:
+        wait = nullcontext() if last or self.network is self.model else self.network.no_sync()  # type: ignore[operator]
+        with wait:
+            with torch.autocast(self.device.type, self.parts.dtype, enabled=self.parts.dtype != torch.float32):
+                loss = self.training_step(batch)
+            finite = FiniteCheck(loss)
+            self.scaler.scale(loss / accumulate).backward()
+        if not finite.result():
+            self._stop_non_finite(batch, float(loss))
+        self.sums.add({"mean/loss": loss / accumulate})
+        return loss.detach()
+
+    def _update_weights(self) -> None:
+        if self.config.trainer.clip_grad is not None:
+            self.scaler.unscale_(self.parts.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.clip_grad)
+        self.scaler.step(self.parts.optimizer)
+        self.scaler.update()
+        self.parts.optimizer.zero_grad(set_to_none=True)
+        if self.parts.scheduler is not None and self.parts.scheduler.interval == "step":
+            self.parts.scheduler.scheduler.step()
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def _finish_epoch(self) -> None:
+        sums = self.sums.read()
+        values = {**self.epoch_values(sums), **self.evaluate("valid")}
+        values["lr"] = max(group["lr"] for group in self.parts.optimizer.param_groups)
+        scheduler = self.parts.scheduler
+        if scheduler is not None and scheduler.is_plateau:
+            scheduler.scheduler.step(values[self.monitor.name])
+        elif scheduler is not None and scheduler.interval == "epoch":
+            scheduler.scheduler.step()
+        best = self.monitor.update(self.epoch, values)
+        values["seconds"], self.seconds = self.seconds, 0.0
+        notes = self.epoch_notes(sums)
+        self.sums.clear()
+        if not self.world.is_main:
+            return
+        self.logger.log(epoch=self.epoch, step=self.step, values=values)
+        self.logger.info(epoch_line(epoch=self.epoch, epochs=self.epochs, step=self.step, values=values, best=best))
+        for note in notes:
+            self.logger.info("  " + note)
+        self.files.save_last(self.state_dict())
+        if best:
+            self.files.keep_as_best()
+
+    # Evaluation ------------------------------------------------------------------------------------------------------
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The averaged model where there is one, as in FixMatch."""
+        return self.ema.model if self.ema is not None else self.model
+
+    @torch.no_grad()
+    def evaluate(self, split: str) -> dict[str, float]:
+        """`SPLIT/loss`, `SPLIT/METRIC` (mean over heads) and `SPLIT/HEAD/METRIC`, counted over the whole split."""
+        model, sums = self.evaluated_model, Sums(self.device)
+        was_training = model.training
+        model.eval()
+        for batch in self.data.evaluation_batches(split):
+            faces = to_device(batch, self.device)["eval"]
+            with torch.autocast(self.device.type, self.parts.dtype, enabled=self.parts.dtype != torch.float32):
+                logits = model(self.normalize(faces["image"]))
+            for head, target in faces["target"].items():
+                sums.add(self.count(head, logits[head], target))
+        model.train(was_training)
+        totals = sums.read()
+        if not totals:
+            return {}
+        losses = [float(totals[f"loss/{h}"] / totals[f"rows/{h}"].clamp(min=1)) for h in self.classes]
+        confusions = {head: totals[f"confusion/{head}"] for head in self.classes}
+        return {f"{split}/loss": sum(losses) / len(losses), **self._metric_values(split, confusions)}
+
+    def count(self, head: str, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Sums of one head's labeled rows: confusion matrix, loss and rows."""
+        labeled = target >= 0
+        loss, _ = self.parts.losses[head]
+        rows = loss(logits.float(), target.clamp(min=0)) * labeled
+        confusion = confusion_matrix(logits.argmax(1), target, len(self.classes[head]))
+        return {f"confusion/{head}": confusion, f"loss/{head}": rows.sum(), f"rows/{head}": labeled.sum()}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 [N, h, w, 3] -> float [N, 3, h, w] in channels-last memory, with the backbone's own statistics."""
+        return (images.permute(0, 3, 1, 2).float() - self._mean) * self._scale
+
+    def _metric_values(self, split: str, confusions: dict[str, Tensor]) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for head, confusion in confusions.items():
+            for name, metric in self.parts.metrics[head].items():
+                values[f"{split}/{head}/{name}"] = float(metric(confusion))
+        means: dict[str, list[float]] = {}
+        for key, value in values.items():
+            means.setdefault(f"{split}/{key.rsplit('/', 1)[1]}", []).append(value)
+        return {**{name: sum(v) / len(v) for name, v in means.items()}, **values}
+
+    def _check_monitor(self) -> None:
+        names = {"train/loss", "valid/loss"}
+        for split in ("train", "valid"):
+            for head, metrics in self.parts.metrics.items():
+                names |= {f"{split}/{m}" for m in metrics} | {f"{split}/{head}/{m}" for m in metrics}
+        if self.monitor.name not in names:
+            raise ConfigError(
+                f"trainer.monitor: nothing is called '{self.monitor.name}'{did_you_mean(self.monitor.name, names)}"
+            )
+        if self.monitor.name.startswith("valid/") and not self.data.size("valid"):
+            raise ConfigError(
+                "trainer.monitor: there are no validation images; set split.valid or monitor a train/ value"
+            )
+
+    # Stopping, saving, resuming --------------------------------------------------------------------------------------
+
+    def _save_and_stop(self) -> None:
+        number = self._stop.received or 15
+        if self.world.is_main:
+            self.files.save_last(self.state_dict())
+        raise Stopped(number, f"stopped after step {self.step}; continue with:  {self.files.resume_command()}")
+
+    def _stop_non_finite(self, batch: Batch, loss: float) -> None:
+        rows = [int(row) for stream in batch.values() for row in stream["row"]]
+        lrs = sorted({f"{group['lr']:.3g}" for group in self.parts.optimizer.param_groups})
+        raise UserError(
+            f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}, learning rate {', '.join(lrs)}); "
+            f"no weights were changed by this step. Lower optimizer.args.lr, set trainer.clip_grad or "
+            f"trainer.precision=fp32; the images of the batch:\n  " + "\n  ".join(self.data.paths(rows))
+        )
+
+    def _finish_run(self) -> None:
+        if not self.world.is_main:
+            return
+        if self.monitor.exhausted and self.step < self.epochs * self.steps_per_epoch:
+            self.logger.info(
+                f"early stop: no better {self.monitor.name} for {self.monitor.bad_epochs} epochs "
+                f"(best {self.monitor.best:.4f} at epoch {self.monitor.best_epoch})"
+            )
+        self.files.save_last({**self.state_dict(), "finished": True})
+        best = self.files.publish()
+        value = (
+            ""
+            if self.monitor.best is None
+            else f" ({self.monitor.name} {self.monitor.best:.4f}, epoch {self.monitor.best_epoch})"
+        )
+        self.logger.summary(
+            {"best/" + self.monitor.name: self.monitor.best or math.nan, "best/epoch": self.monitor.best_epoch}
+        )
+        self.logger.info(f"best checkpoint{value}: {best}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continuing, testing and predicting need, as plain values and tensors."""
+        state, scheduler = self.trainer_state(), self.parts.scheduler
+        return {
+            "config": json.dumps(self.config.to_dict()),
+            "classes": {head: list(names) for head, names in self.classes.items()},
+            "normalization": [list(v) for v in self.parts.normalization],
+            "data": self.data.state_dict(),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizer": self.parts.optimizer.state_dict(),
+            "scheduler": scheduler.scheduler.state_dict() if scheduler else None,
+            "scaler": self.scaler.state_dict(),
+            "trainer": state.state_dict() if state else None,
+            "monitor": self.monitor.state_dict(),
+            "sums": self.sums.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "finished": False,
+            "random": random_state(),
+            "logger": self.logger.state_dict(),
+            "run": f"{self.config.name}/{self.files.run_dir.name}",
+            "environment": json.dumps(self.parts.environment),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`'s content."""
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None and state["ema"] is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.parts.optimizer.load_state_dict(state["optimizer"])
+        if self.parts.scheduler is not None:
+            self.parts.scheduler.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        own = self.trainer_state()
+        if own is not None:
+            own.load_state_dict(state["trainer"])
+        self.monitor.load_state_dict(state["monitor"])
+        self.sums.load_state_dict(state["sums"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        restore_random_state(state["random"])

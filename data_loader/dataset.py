@@ -1,0 +1,44 @@
+"""A label frame's images and labels as batches of views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from base.base_dataset import BaseDataset
+from data_loader.cache import Images
+from data_loader.views import View
+from utils.random_state import sample_seeds
+
+# A view's place in a sample's seed; fixed numbers, so that adding a stream changes no other's augmentation.
+_STREAM_NUMBER = {"labeled": 1, "unlabeled": 2, "eval": 3}
+
+
+class FaceDataset(BaseDataset):
+    """images: decoded rows; labels: {name: {head: int64 [rows]}}, e.g. `target` and `hidden`;
+    views: {stream: {name: View}}, e.g. {"unlabeled": {"weak": …, "strong": …}}."""
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Mapping[str, Mapping[str, np.ndarray]],
+        views: Mapping[str, Mapping[str, View]],
+        seed: int,
+    ):
+        self.images, self.labels, self.views, self.seed = images, labels, views, seed
+
+    def fetch(self, stream: str, rows: Sequence[int], positions: Sequence[int]) -> dict[str, Any]:
+        batch: dict[str, Any] = {"row": torch.tensor(rows, dtype=torch.int64)}
+        sources = [self.images[row] for row in rows]
+        for number, (name, view) in enumerate(self.views[stream].items()):
+            seeds = sample_seeds(self.seed, _STREAM_NUMBER[stream], number, positions=np.asarray(positions))
+            out = np.empty((len(rows), view.height, view.width, 3), np.uint8)
+            for i, (source, seed) in enumerate(zip(sources, seeds)):
+                out[i] = view(source, int(seed))
+            batch[name] = torch.from_numpy(out)
+        for name, by_head in self.labels.items():
+            batch[name] = {head: torch.from_numpy(values[rows]) for head, values in by_head.items()}
+        return batch

@@ -1,0 +1,155 @@
+"""The batches of a run: streams of training samples, and the rows of a split in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from base.base_dataset import BaseDataset, Batch, as_is, checked, start_worker
+from data_loader.cache import Images
+from data_loader.dataset import FaceDataset
+from data_loader.prepare_labels import Labels
+from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
+from data_loader.split import split_digest
+from data_loader.views import View
+from utils.config import Config
+from utils.distributed import World
+from utils.errors import ConfigError, UserError
+
+_EVALUATION_BATCH = 256
+
+
+class FaceData:
+    """streams: `labeled` (rows with a label, `views.train`) and, for semi-supervised trainers, `unlabeled` (every
+    training row, `views.weak` and `views.strong`; FixMatch keeps the labeled images among them)."""
+
+    def __init__(
+        self,
+        config: Config,
+        labels: Labels,
+        images: Images,
+        streams: Iterable[str],
+        device: torch.device,
+        world: World | None = None,
+    ):
+        self.config, self.labels, self.device, self.world = config, labels, device, world or World()
+        frame = labels.frame
+        self.classes: Mapping[str, tuple[str, ...]] = dict(frame.classes)
+        targets = {head: frame.rows[head].to_numpy(np.int64) for head in self.classes}
+        hidden = {h: frame.rows[f"hidden/{h}"].to_numpy(np.int64) for h in self.classes if f"hidden/{h}" in frame.rows}
+        self._labeled = np.stack(list(targets.values())).max(axis=0) >= 0
+        train = np.asarray(labels.rows("train"), dtype=np.int64)
+        self.class_counts: Mapping[str, Tensor] = {
+            head: torch.bincount(torch.from_numpy(t[train][t[train] >= 0]), minlength=len(self.classes[head])).float()
+            for head, t in targets.items()
+        }
+        size = config.views.shape
+        specs = config.to_dict()["views"]
+        chosen = {"labeled": {"image": "train"}, "eval": {"image": "eval"}}
+        if "unlabeled" in streams:
+            chosen["unlabeled"] = {"weak": "weak", "strong": "strong"}
+        views = {
+            stream: {name: View(specs[key], size, config.where(f"views.{key}")) for name, key in names.items()}
+            for stream, names in chosen.items()
+        }
+        given = {"target": targets, "hidden": hidden} if hidden else {"target": targets}
+        self.dataset = FaceDataset(images, given, views, config.seed)
+        self.streams = self._make_streams(train, targets, streams)
+
+    def _make_streams(
+        self, train: np.ndarray, targets: Mapping[str, np.ndarray], names: Iterable[str]
+    ) -> dict[str, tuple[Stream, int]]:
+        loader = self.config.data_loader
+        batch = loader.batch_size
+        if batch % self.world.size:
+            raise ConfigError(f"data_loader.batch_size: {batch} rows cannot be shared by {self.world.size} processes")
+        labeled = train[self._labeled[train]]
+        if len(labeled) == 0:
+            raise UserError("no training image has a label; look at split and labels.labeled")
+        joint = np.stack([targets[head][labeled] for head in targets])
+        _, joint_class = np.unique(joint, axis=1, return_inverse=True)
+        sampler = make_stream(loader.sampler, labeled, joint_class.reshape(-1), self.config.seed, 1)
+        streams = {"labeled": (sampler, batch)}
+        if "unlabeled" in names:
+            streams["unlabeled"] = (Stream(train, self.config.seed, 2), batch * loader.unlabeled_ratio)
+        return streams
+
+    def steps_per_pass(self) -> int:
+        """Batches in one pass over the longest stream."""
+        return max(-(-len(stream.rows) // size) for stream, size in self.streams.values())
+
+    def size(self, split: str) -> int:
+        """Labeled rows of a split."""
+        return len(self.evaluation_rows(split))
+
+    def evaluation_rows(self, split: str) -> np.ndarray:
+        """Rows of `split` (or `all`) that have a label, int64."""
+        chosen = (
+            np.arange(len(self._labeled)) if split == "all" else np.asarray(self.labels.rows(split), dtype=np.int64)
+        )
+        return chosen[self._labeled[chosen]]
+
+    def train_batches(self, start: int, stop: int, first: Mapping[str, int]) -> Iterator[Batch]:
+        """Batches start … stop - 1 of the run; stream NAME is in a batch from number first[NAME] on."""
+        sampler = StepSampler(self.streams, start, stop, first, self.world.rank, self.world.size)
+        for batch in self._loader(sampler, self.workers()):
+            yield checked(batch)
+
+    def first_batch(self) -> Batch:
+        """Batch 0 with all streams, made in this process."""
+        return checked(self.dataset.__getitems__(next(iter(StepSampler(self.streams, 0, 1, {})))))
+
+    def evaluation_batches(self, split: str) -> Iterator[Batch]:
+        """The labeled rows of a split in order, stream `eval`; over several processes each has its share."""
+        yield from self.batches_of(self.evaluation_rows(split))
+
+    def batches_of(self, rows: np.ndarray) -> Iterator[Batch]:
+        """Any rows in order, stream `eval`."""
+        sampler = EvaluationSampler(rows, _EVALUATION_BATCH, self.world.rank, self.world.size)
+        # Without a pipeline a row is a copy out of the cache: starting workers would cost more.
+        plain = self.dataset.views["eval"]["image"].pipeline is None and isinstance(self.dataset.images, np.ndarray)
+        for batch in self._loader(sampler, 0 if plain else self.workers()):
+            yield checked(batch)
+
+    def workers(self) -> int:
+        """`num_workers`; "auto": one for a training on the CPU, up to eight for a GPU."""
+        wanted = self.config.data_loader.num_workers
+        if wanted != "auto":
+            return int(wanted)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.device.type == "cpu":
+            return 1 if cores > 1 else 0
+        return max(1, min(8, cores // self.world.size - 1))
+
+    def paths(self, rows: Iterable[int]) -> list[str]:
+        return [str(self.labels.frame.root / self.labels.frame.rows["path"].iloc[row]) for row in rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that no later command scores a training image as validation."""
+        frame, split = self.labels.frame.rows, self.labels.split
+        return {
+            "digest": split_digest(self.labels.frame, split),
+            "path": [str(path) for path in frame["path"]],
+            "group": [str(group) for group in frame["group"]],
+            "split": [str(name) for name in split],
+        }
+
+    def _loader(self, sampler: Any, workers: int) -> DataLoader:
+        dataset: BaseDataset = self.dataset
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=as_is,
+            worker_init_fn=start_worker,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+            # Its own generator: starting workers must not move the global random state.
+            generator=torch.Generator().manual_seed(self.config.seed),
+        )

@@ -1,0 +1,53 @@
+"""From the config's `dataset`, `labels` and `split` to the rows that a run trains and is scored on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from data_loader import readers
+from data_loader.label_frame import LabelFrame, filter_rows, hide_labels, merge_classes
+from data_loader.split import check_leakage, make_split
+from utils.config import Config
+from utils.config.components import Kind
+
+DATASETS = Kind("dataset", (readers,))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """frame: labels in use (hidden ones in `hidden/…` columns); split: train/valid/test per row."""
+
+    frame: LabelFrame
+    split: pd.Series
+
+    def rows(self, split: str) -> list[int]:
+        """Row numbers of one split."""
+        return [int(row) for row in (self.split == split).to_numpy().nonzero()[0]]
+
+
+def read_labels(config: Config) -> LabelFrame:
+    """The label frame before any split: reader, merged classes, filters."""
+    frame = DATASETS.build(config.dataset, config.where("dataset"))
+    if config.labels.merge:
+        frame = merge_classes(frame, config.labels.merge)
+    if config.labels.filters:
+        frame = filter_rows(frame, list(config.labels.filters))
+    return frame
+
+
+def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = True) -> Labels:
+    """Labels of a run; `split` re-uses a saved one; `hide` False keeps what `labels.labeled` would set aside.
+
+    Raises UserError for anything wrong with the data or its settings.
+    """
+    frame = read_labels(config)
+    if split is None:
+        stratify = None if config.split.stratify is None else list(config.split.stratify)
+        split = make_split(frame, config.split.valid, config.split.test, stratify, config.split.seed)
+    check_leakage(frame, split)
+    if hide and config.labels.labeled is not None:
+        wanted = config.labels.labeled.model_dump(exclude_none=True)
+        frame = hide_labels(frame, split, wanted, wanted.pop("seed", 0))
+    return Labels(frame, split)

@@ -1,0 +1,180 @@
+"""The CelebAMask-HQ layout, labeled by a hand-made table or by one of its forty attributes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from data_loader.label_frame import LabelFrame
+from data_loader.readers.celeba_annotation import (
+    ANNOTATION,
+    MASKS,
+    OFF_BY_ONE,
+    Annotation,
+    probe_masks,
+    read_annotation,
+)
+from data_loader.readers.table import (
+    LEFT_OUT,
+    class_names,
+    existing_root,
+    few,
+    indices,
+    locate,
+    need_columns,
+    normalised,
+    raw_columns,
+    read_table,
+    without_repeats,
+)
+from utils.errors import UserError
+
+IMAGES = "CelebA-HQ-img"
+IDENTITY = "identity_CelebA.txt"
+MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
+HAND_LABEL = "forehead"
+# The same photo twice in the official numbering (CelebAMask-HQ issue 84): N and N + 1.
+_TWINS = (234, 3329, 5162, 6770, 7384, 7561, 12444, 12885, 13825, 15506, 19199, 20134, 24646)
+_OFFICIAL_COUNT = 30_000
+
+
+def CelebAHair(
+    root: str,
+    label_frame: str | None = None,
+    attribute: str | None = None,
+    gender: Literal["male", "female"] | None = None,
+) -> LabelFrame:
+    """Reads `root/CelebA-HQ-img/*.jpg` with labels from exactly one of a table and the annotation.
+
+    label_frame: a CSV (relative to `root` or the working directory) with columns `file` and `forehead`; a blank label
+    is unlabeled, '-1' leaves the image out, an image without a row is unlabeled; other columns are kept. attribute: a
+    name of the annotation such as `Bangs`, which gives attribute `bangs` with classes no_bangs, bangs. gender: keep
+    only these, by the annotation. With an annotation the raw column `gender` is added. A group is a person where the
+    identity and mapping files are present, else an image (or a pair of known duplicates).
+    Raises UserError where names, numbers or labels of images, annotation, masks and table do not fit together.
+    """
+    if (label_frame is None) == (attribute is None):
+        raise UserError(
+            "dataset.args: CelebAHair needs exactly one of 'label_frame' (a table) and 'attribute' (e.g. Bangs)"
+        )
+    if gender not in (None, "male", "female"):
+        raise UserError(f"dataset.args.gender: expected male or female, got '{gender}'")
+    folder = existing_root(root)
+    files = _image_files(folder)
+    annotation, notes = _annotation(folder, files, needed=gender is not None or attribute is not None)
+    rows = pd.DataFrame({"path": [f"{IMAGES}/{name}" for name in files], "file": files})
+    rows["group"], group_notes = _groups(folder, files)
+
+    name = HAND_LABEL
+    names: tuple[str, ...] = ()
+    if label_frame is not None:
+        table, table_notes = _hand_labels(locate(folder, label_frame, "label_frame"), files)
+        rows = rows.merge(table, on="file", how="left", validate="one_to_one")
+        rows["label"] = rows["label"].fillna("")
+        notes += table_notes
+    elif annotation is not None and attribute is not None:
+        name = attribute.lower()
+        names = (f"no_{name}", name)
+        rows["label"] = np.where(annotation.column(attribute, files), names[1], names[0])
+    if annotation is not None:
+        rows["gender"] = np.where(annotation.column("Male", files), "male", "female")
+
+    rows, kept_notes = _kept(rows, gender)
+    names = names or class_names(rows["label"])
+    if not names:
+        raise UserError(f"{label_frame}: none of the {len(rows):,} images that are kept has a label")
+    raw = rows.drop(columns=["path", "file", "group", "label"])
+    head = pd.DataFrame({"path": rows["path"], "group": rows["group"], name: indices(rows["label"], names)})
+    first = f"CelebAHair {folder}: {len(files):,} images"
+    frame = LabelFrame(
+        pd.concat([head, raw], axis=1), {name: names}, folder, (first, *notes, *group_notes, *kept_notes)
+    )
+    return frame.note(frame.describe(name))
+
+
+def _image_files(folder: Path) -> list[str]:
+    images = folder / IMAGES
+    if not images.is_dir():
+        inner = next((f"; did you mean '{p.parent}'?" for p in sorted(folder.glob(f"*/{IMAGES}"))), "")
+        raise UserError(f"dataset.args.root: no folder {IMAGES} in '{folder}'{inner}")
+    files = [name for name in os.listdir(images) if name.endswith(".jpg") and not name.startswith("._")]
+    if not files:
+        raise UserError(f"dataset.args.root: no .jpg images in '{images}'")
+    return sorted(files, key=lambda name: (int(name[:-4]) if name[:-4].isdecimal() else -1, name))
+
+
+def _annotation(folder: Path, files: list[str], needed: bool) -> tuple[Annotation | None, list[str]]:
+    path = folder / ANNOTATION
+    if not path.is_file():
+        if needed:
+            raise UserError(f"dataset.args: 'gender' and 'attribute' need {ANNOTATION}, which is not in '{folder}'")
+        return None, []
+    annotation = read_annotation(path, files)
+    masks = folder / MASKS
+    return annotation, [probe_masks(masks, annotation, files)] if masks.is_dir() else []
+
+
+def _hand_labels(path: Path, files: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The table with columns file, label and its raw columns, one row per file."""
+    table = read_table(path)
+    need_columns(table, ["file", HAND_LABEL], path)
+    table["file"] = normalised(table["file"]).str.replace(r"(\.jpg)?$", ".jpg", n=1, regex=True)
+    table[HAND_LABEL] = normalised(table[HAND_LABEL])
+    table, notes = without_repeats(table, "file", [HAND_LABEL], path)
+    absent = list(table["file"][~table["file"].isin(files)])
+    if absent:
+        raise UserError(f"{path}: {few(absent, 'row')} without an image in {IMAGES} (mind that {OFF_BY_ONE})")
+    raw = raw_columns(table.drop(columns=["file", HAND_LABEL]), ["path", "group", "gender", "label", HAND_LABEL])
+    rowless = len(files) - len(table)
+    notes.append(f"{path.name}: {len(table):,} rows; {rowless:,} images without a row are unlabeled")
+    return pd.concat([table["file"], table[HAND_LABEL].rename("label"), raw], axis=1), notes
+
+
+def _kept(rows: pd.DataFrame, gender: str | None) -> tuple[pd.DataFrame, list[str]]:
+    """The rows without those left out and of the other gender, and what to say about it."""
+    notes = []
+    if gender is not None:
+        keep = rows["gender"] == gender
+        notes.append(f"gender {gender}: {int(keep.sum()):,} of {len(rows):,} images kept")
+        rows = rows[keep]
+    left_out = rows["label"] == LEFT_OUT
+    if left_out.any():
+        notes.append(f"left out (label {LEFT_OUT}): {int(left_out.sum()):,} images")
+    rows = rows[~left_out]
+    if not len(rows):
+        raise UserError(f"dataset.args: no image is left ({'; '.join(notes)})")
+    return rows.reset_index(drop=True), notes
+
+
+def _groups(folder: Path, files: list[str]) -> tuple[list[str], list[str]]:
+    """Who may not be split, per file, and notes."""
+    groups = {name: f"{IMAGES}/{name}" for name in files}
+    notes = []
+    if (folder / IDENTITY).is_file() and (folder / MAPPING).is_file():
+        groups = _identities(folder, files)
+        notes.append(f"group: {len(set(groups.values())):,} people by {IDENTITY}")
+    elif (folder / IDENTITY).is_file():
+        notes.append(f"{IDENTITY} is not used: it needs {MAPPING}")
+    if len(files) == _OFFICIAL_COUNT and files[0] == "0.jpg" and files[-1] == f"{_OFFICIAL_COUNT - 1}.jpg":
+        for number in _TWINS:
+            joined, other = groups[f"{number}.jpg"], groups[f"{number + 1}.jpg"]
+            if joined != other:
+                groups.update({name: joined for name, group in groups.items() if group == other})
+        notes.append(f"group: {len(_TWINS)} known pairs of duplicates stay together")
+    return [groups[name] for name in files], notes
+
+
+def _identities(folder: Path, files: list[str]) -> dict[str, str]:
+    """File → person, over the original CelebA names. Raises UserError for an image without one."""
+    people = dict(line.split()[:2] for line in (folder / IDENTITY).read_text().splitlines() if len(line.split()) >= 2)
+    rows = (line.split() for line in (folder / MAPPING).read_text().splitlines())
+    original = {f"{row[0]}.jpg": row[2] for row in rows if len(row) >= 3 and re.fullmatch(r"\d+", row[0])}
+    unknown = [name for name in files if original.get(name) not in people]
+    if unknown:
+        raise UserError(f"{folder / MAPPING}: {few(unknown, 'image')} without a person (mind that {OFF_BY_ONE})")
+    return {name: f"person {people[original[name]]}" for name in files}

@@ -1,0 +1,127 @@
+"""The order of samples as a pure function of (seed, position): a resumed run starts at its next batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from utils.random_state import make_rng
+
+Key = tuple[str, int, int]  # stream, row of the label frame, position in the stream
+
+
+class Stream:
+    """An endless sequence of rows. `take(start, count)` gives its positions start … start + count - 1.
+
+    rows: int64 [n] rows of the label frame. kind `random`: one permutation after the other.
+    """
+
+    def __init__(self, rows: np.ndarray, seed: int, stream: int):
+        if len(rows) == 0:
+            raise ValueError("a stream needs at least one row")
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.key = (seed, stream)
+        self._pass = -1
+        self._order = self.rows
+
+    def take(self, start: int, count: int) -> np.ndarray:
+        """Rows at the given positions, int64 [count]."""
+        n, taken = len(self.rows), []
+        while count > 0:
+            number, offset = divmod(start, n)
+            if number != self._pass:
+                self._order, self._pass = self._draw(number), number
+            taken.append(self._order[offset : offset + count])
+            start, count = start + len(taken[-1]), count - len(taken[-1])
+        return np.concatenate(taken)
+
+    def _draw(self, number: int) -> np.ndarray:
+        return make_rng(*self.key, number).permutation(self.rows)
+
+
+class WeightedStream(Stream):
+    """Every position drawn with replacement, each class equally likely (torch's WeightedRandomSampler)."""
+
+    def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int):
+        super().__init__(rows, seed, stream)
+        _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        weights = 1.0 / counts[inverse]
+        self.weights = weights / weights.sum()
+
+    def _draw(self, number: int) -> np.ndarray:
+        return make_rng(*self.key, number).choice(self.rows, size=len(self.rows), p=self.weights)
+
+
+class BalancedStream(Stream):
+    """Every class once in each block of C positions; within a class, one permutation after the other."""
+
+    def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int):
+        super().__init__(rows, seed, stream)
+        self.classes = [
+            Stream(rows[classes == c], seed, 1000 * (stream + 1) + i) for i, c in enumerate(np.unique(classes))
+        ]
+
+    def take(self, start: int, count: int) -> np.ndarray:
+        c = len(self.classes)
+        first, last = start // c, -(-(start + count) // c)
+        per_class = np.stack([stream.take(first, last - first) for stream in self.classes], axis=1)
+        blocks = [row[make_rng(*self.key, block).permutation(c)] for block, row in enumerate(per_class, start=first)]
+        return np.concatenate(blocks)[start - first * c :][:count]
+
+
+def make_stream(kind: str, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int) -> Stream:
+    """kind: `random`, `balanced` (by class) or `weighted` (with replacement); classes: int64 [n] of the rows."""
+    if kind == "random":
+        return Stream(rows, seed, stream)
+    return {"balanced": BalancedStream, "weighted": WeightedStream}[kind](rows, classes, seed, stream)
+
+
+class StepSampler(Sampler[list[Key]]):
+    """The keys of one batch after the other, for batches start … stop - 1 of the run.
+
+    streams: name -> (stream, rows a batch over all processes); a process takes every `world_size`-th of them.
+    first: name -> the batch from which on that stream is drawn.
+    """
+
+    def __init__(
+        self,
+        streams: Mapping[str, tuple[Stream, int]],
+        start: int,
+        stop: int,
+        first: Mapping[str, int],
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.streams, self.start, self.stop, self.first = streams, start, stop, first
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for batch in range(self.start, self.stop):
+            keys: list[Key] = []
+            for name, (stream, size) in self.streams.items():
+                if batch < self.first.get(name, 0):
+                    continue
+                rows = stream.take(batch * size, size)
+                positions = range(batch * size, (batch + 1) * size)
+                keys += [(name, int(r), p) for r, p in zip(rows, positions)][self.rank :: self.world_size]
+            yield keys
+
+
+class EvaluationSampler(Sampler[list[Key]]):
+    """Rows in order, in batches; a process takes every `world_size`-th row."""
+
+    def __init__(self, rows: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1):
+        self.keys = [("eval", int(row), i) for i, row in enumerate(rows)][rank::world_size]
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.keys) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self.keys), self.batch_size):
+            yield self.keys[start : start + self.batch_size]

@@ -1,0 +1,194 @@
+"""Train, valid and test: dealt out by group and in proportion to the classes, written to and read from split.csv."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data_loader.label_frame import LabelFrame, joint_classes, shuffled
+from utils.errors import UserError, did_you_mean
+from utils.files import atomic_write
+
+SIDES = ("train", "valid", "test")
+_SPELLINGS = {
+    **{side: side for side in SIDES},
+    **{"training": "train", "val": "valid", "validation": "valid", "testing": "test"},
+}
+
+
+def make_split(
+    frame: LabelFrame, valid: float, test: float, stratify: Sequence[str] | None = None, seed: int = 0
+) -> pd.Series:
+    """[N] 'train', 'valid' or 'test' per row; no group is on two sides.
+
+    The labeled rows are dealt out so that each combination of the labels of `stratify` (None = all attributes) has its
+    share on each side, exactly (within one image) where groups are single images; larger groups first, each to the side
+    that lacks most. Unlabeled rows follow their group, else they are for training. The result depends on the seed, the
+    paths and the groups, not on the order of the rows.
+
+    A column `split` of the reader is kept as it is; sides it does not name get their share of its training rows.
+    Raises UserError for impossible shares, an unknown attribute, a class that has no row in train or valid, and a
+    `split` column that puts a group on two sides or leaves labeled rows out.
+    """
+    wanted = {"valid": float(valid), "test": float(test)}
+    if min(wanted.values()) < 0 or sum(wanted.values()) >= 1:
+        raise UserError(f"split: valid {valid} and test {test} must be at least 0 and together less than 1")
+    stratify = list(frame.attributes if stratify is None else stratify)
+    for name in stratify:
+        if name not in frame.classes:
+            raise UserError(f"split.stratify: no attribute '{name}'{did_you_mean(name, frame.classes)}")
+
+    if "split" in frame.rows.columns:
+        split = _given_split(frame)
+        check_leakage(frame, split)
+    else:
+        split = pd.Series("train", index=frame.rows.index, name="split")
+    shares = {side: share for side, share in wanted.items() if share > 0 and not (split == side).any()}
+    if shares:
+        pool = ((split == "train") & frame.labeled).to_numpy()
+        groups = frame.rows["group"].to_numpy(dtype=object)
+        side_of = _deal(groups[pool], joint_classes(frame, stratify)[0][pool], shares, seed)
+        split = frame.rows["group"].map(side_of).fillna(split).rename("split")
+        _check_classes(frame, split, shares)
+    return split
+
+
+def _given_split(frame: LabelFrame) -> pd.Series:
+    """The reader's column `split` in our words; blank rows follow their group."""
+    cells = frame.rows["split"].fillna("").astype(str).str.strip().str.lower()
+    unknown = sorted(set(cells) - set(_SPELLINGS) - {""})
+    if unknown:
+        raise UserError(f"column 'split': unknown value '{unknown[0]}'{did_you_mean(unknown[0], SIDES)}")
+    split = cells.map(_SPELLINGS).rename("split")
+    blank = int((split.isna() & frame.labeled).sum())
+    if blank:
+        raise UserError(f"column 'split': {blank:,} labeled rows are blank; expected train, valid or test")
+    known = split.notna()
+    followed = dict(zip(frame.rows["group"][known], split[known]))
+    return split.fillna(frame.rows["group"].map(followed)).fillna("train").rename("split")
+
+
+def _deal(groups: np.ndarray, strata: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Group → side. groups: [M] str, strata: [M] int64, of the labeled rows; shares: of the sides other than train."""
+    if not len(groups):
+        return {}
+    sides = [*shares, "train"]
+    names, member = np.unique(groups, return_inverse=True)
+    present, stratum = np.unique(strata, return_inverse=True)
+    counts = np.zeros((len(names), len(present)), dtype=np.int64)
+    np.add.at(counts, (member, stratum), 1)
+    target = np.outer([*shares.values(), 1 - sum(shares.values())], counts.sum(axis=0))  # [sides, strata]
+    order = shuffled(names, seed, "split")
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    side_of = np.zeros(len(names), dtype=np.int64)
+
+    given = np.zeros_like(target)
+    larger = order[counts[order].sum(axis=1) > 1]
+    for group in larger:
+        # growth of chi²(given, target) over the strata and the whole; for equal groups that is Sainte-Laguë's rule
+        more, lead = counts[group], 2 * (given - target) + counts[group]
+        cost = (more * lead / target).sum(axis=1) + more.sum() * lead.sum(axis=1) / target.sum(axis=1)
+        side_of[group] = cost.argmin()
+        given[side_of[group]] += more
+
+    single = order[len(larger) :]
+    stratum_of = counts[single].argmax(axis=1)
+    quota = _whole_quotas(target - given, np.bincount(stratum_of, minlength=len(present)))
+    for index in range(len(present)):
+        side_of[single[stratum_of == index]] = np.repeat(np.arange(len(sides)), quota[:, index])
+    return dict(zip(names, np.array(sides, dtype=object)[side_of]))
+
+
+def _whole_quotas(lacking: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """[sides, strata] whole numbers within one of `lacking`, scaled so that they sum to the strata's `sizes` [strata].
+
+    Each stratum's odd images go where it and all strata together lack most, so that the totals fit as well. Small
+    strata first: what they need shifts the totals least.
+    """
+    exact = lacking.clip(min=0)
+    exact[-1] += exact.sum(axis=0) == 0  # nothing lacks anything: train
+    exact *= sizes / exact.sum(axis=0)
+    quota = np.floor(exact + 1e-9).astype(np.int64)
+    odd = sizes - quota.sum(axis=0)
+    for stratum in np.argsort(sizes, kind="stable"):
+        part = exact[:, stratum] - quota[:, stratum]
+        part[part < 1e-9] = -np.inf
+        for _ in range(odd[stratum]):
+            need = (exact.sum(axis=1) - quota.sum(axis=1)) / max(odd.sum(), 1)
+            side = (part + need).argmax()
+            quota[side, stratum] += 1
+            odd[stratum] -= 1
+            part[side] = -np.inf
+    return quota
+
+
+def _check_classes(frame: LabelFrame, split: pd.Series, shares: Mapping[str, float]) -> None:
+    lines = []
+    for attribute, names in frame.classes.items():
+        for index, name in enumerate(names):
+            held = frame.rows[attribute] == index
+            for side in ("train", "valid"):
+                if held.any() and (side == "train" or side in shares) and not (held & (split == side)).any():
+                    groups = frame.rows["group"][held].nunique()
+                    lines.append(
+                        f"class '{name}' of {attribute} ({held.sum():,} rows, {groups:,} groups) has none in {side}"
+                    )
+    if lines:
+        given = ", ".join(f"split.{side} {share:g}" for side, share in shares.items())
+        raise UserError(f"{given}: {'; '.join(lines)}; label more of it, merge the class, or change the shares")
+
+
+def check_leakage(frame: LabelFrame, split: pd.Series) -> None:
+    """Raises UserError, naming the groups, if a group is on two sides."""
+    sides = split.groupby(frame.rows["group"].to_numpy()).nunique()
+    torn = list(sides.index[sides > 1])
+    if torn:
+        more = ", …" if len(torn) > 5 else ""
+        raise UserError(f"split: {len(torn):,} of {len(sides):,} groups are on two sides: {', '.join(torn[:5])}{more}")
+
+
+def write_split(path: Path, frame: LabelFrame, split: pd.Series) -> None:
+    """Writes path, group, split, labeled (true: the row has a label that training or scoring may use)."""
+    labeled = frame.labeled.map({True: "true", False: "false"})
+    table = frame.rows[["path", "group"]].assign(split=split.to_numpy(), labeled=labeled)
+    atomic_write(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, pd.Series]:
+    """The split ([N] str) and which rows were labeled ([N] bool), in the order of `frame`.
+
+    Raises UserError if the file does not hold a split or is about other images than `frame`.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = table.set_index("path")[["group", "split", "labeled"]]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a split with columns path, group, split, labeled: {error}") from None
+    if (
+        not table.index.is_unique
+        or not set(table["split"]) <= set(SIDES)
+        or not set(table["labeled"]) <= {"true", "false"}
+    ):
+        raise UserError(f"{path}: expected every path once, split one of {', '.join(SIDES)}, labeled true or false")
+    now = pd.Index(frame.rows["path"])
+    added, removed = now.difference(table.index), table.index.difference(now)
+    if len(added) or len(removed):
+        names = ", ".join([*added[:2], *removed[:2]])
+        raise UserError(
+            f"{path}: the data has changed since: {len(added):,} rows were added and {len(removed):,} removed "
+            f"(such as {names})"
+        )
+    table = table.loc[now].reset_index(drop=True)
+    return table["split"], (table["labeled"] == "true").rename("labeled")
+
+
+def split_digest(frame: LabelFrame, split: pd.Series) -> str:
+    """SHA-256 (hex) of who is where: path, group and side of every row, in whatever order. Labels do not enter."""
+    rows = zip(frame.rows["path"], frame.rows["group"], split)
+    return hashlib.sha256("".join(sorted("\t".join(row) + "\n" for row in rows)).encode()).hexdigest()

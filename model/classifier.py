@@ -1,0 +1,124 @@
+"""Networks, chosen by name in a config (`arch.type`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from base.base_model import BaseModel
+from model.backbone import (
+    Normalization,
+    create_backbone,
+    feature_size,
+    normalization,
+    parameters_up_to,
+    required_size,
+)
+from model.weights import WeightReport, WeightSpec, load_weights_into
+from utils.errors import UserError, did_you_mean
+
+__all__ = ["FaceClassifier"]
+
+
+class FaceClassifier(BaseModel):
+    """A timm backbone, dropout and one linear classifier per head.
+
+    heads: {head: number of classes}.
+    backbone: timm's name. pretrained: with the weights of timm's hub, unless `weights` is given.
+    weights: a local file, or {"path": …, options} (see `model.weights.WeightSpec`).
+    freeze: "backbone", the name of a stage, or the number of stages to freeze with the stem; frozen batch norm layers
+        keep their statistics.
+    batch_norm: "frozen" keeps the statistics of the whole backbone while its weights train, as suits small batches.
+    load_weights: False if the state comes from a checkpoint; then neither network nor weight file is needed.
+    """
+
+    def __init__(
+        self,
+        heads: Mapping[str, int],
+        *,
+        backbone: str,
+        pretrained: bool = False,
+        weights: str | dict[str, Any] | None = None,
+        dropout: float = 0.2,
+        freeze: str | int | None = None,
+        batch_norm: Literal["train", "frozen"] = "train",
+        load_weights: bool = True,
+    ):
+        super().__init__()
+        _check_arguments(heads, dropout, batch_norm)
+        spec = None if weights is None else WeightSpec.from_config(weights)
+        self.backbone = create_backbone(backbone, pretrained=pretrained and load_weights and spec is None)
+        self.weight_report: WeightReport | None = None
+        if spec is not None and load_weights:
+            self.weight_report = load_weights_into(self.backbone, spec, backbone)
+        self.normalization: Normalization = (spec and spec.normalization) or normalization(self.backbone)
+        self.required_size = required_size(self.backbone)
+        self.dropout = nn.Dropout(dropout)
+        size = feature_size(self.backbone)
+        self.heads = nn.ModuleDict({head: nn.Linear(size, classes) for head, classes in heads.items()})
+        self._freeze(freeze, batch_norm)
+
+    def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
+        """images: float [N, 3, H, W], normalised. The first `clean` rows get no dropout. Returns {head: logits}."""
+        features = self.features(images)
+        if clean and self.training:
+            features = torch.cat([features[:clean], self.dropout(features[clean:])])
+        else:
+            features = self.dropout(features)
+        return self.classify(features)
+
+    def features(self, images: Tensor) -> Tensor:
+        """images: float [N, 3, H, W], normalised with `normalization`. Returns [N, D]."""
+        return self.backbone(images)
+
+    def classify(self, features: Tensor) -> dict[str, Tensor]:
+        """features: [N, D]. Returns {head: logits [N, C]}."""
+        return {head: linear(features) for head, linear in self.heads.items()}
+
+    def _freeze(self, freeze: str | int | None, batch_norm: str) -> None:
+        frozen = set() if freeze is None else set(parameters_up_to(self.backbone, freeze))
+        for name, parameter in self.backbone.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
+        self.frozen_batch_norms = tuple(
+            f"backbone.{name}"
+            for name, module in self.backbone.named_modules()
+            if isinstance(module, _BatchNorm)
+            and (batch_norm == "frozen" or freeze == "backbone" or f"{name}.weight" in frozen)
+        )
+        self.train(self.training)
+
+
+def check_logits(logits: Tensor, head: str) -> None:
+    """Raises UserError if `logits` [N, C] are probabilities: a cross entropy on top would be a second softmax."""
+    rows = logits.detach().float()
+    if (
+        len(rows)
+        and bool((rows >= 0).all())
+        and torch.allclose(rows.sum(dim=1), torch.ones(len(rows)).to(rows), atol=1e-2)
+    ):
+        raise UserError(
+            f"arch: the output of head '{head}' is probabilities (every row is non-negative and sums to 1); "
+            "return logits: leave the softmax out of the model's forward"
+        )
+
+
+def _check_arguments(heads: Mapping[str, int], dropout: float, batch_norm: str) -> None:
+    if not heads:
+        raise UserError("arch: a FaceClassifier needs at least one head, that is one attribute with labels")
+    for head, classes in heads.items():
+        # ModuleDict refuses a '.', the empty name and the names of its own methods ('type', 'keys', …).
+        if not head or "." in head or hasattr(nn.ModuleDict(), head):
+            raise UserError(f"arch: '{head}' cannot be the name of a head; rename the attribute")
+        if classes < 2:
+            raise UserError(f"arch: head '{head}' has {classes} class(es); a classifier needs at least 2")
+    if not 0 <= dropout < 1:
+        raise UserError(f"arch.args.dropout: must be at least 0 and below 1, not {dropout}")
+    if batch_norm not in ("train", "frozen"):
+        raise UserError(
+            f"arch.args.batch_norm: '{batch_norm}' is unknown{did_you_mean(batch_norm, ['train', 'frozen'])}"
+        )

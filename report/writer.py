@@ -1,0 +1,138 @@
+"""Writes the report of one evaluation: metrics.json, predictions.csv, PNGs and index.html."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from report import plots
+from report.evaluation import HeadPrediction, evaluate_head, joint_head, reliability
+from report.page.gallery import error_cells, unsure_right
+from report.page.page import Page, Section, render
+from utils.errors import UserError
+from utils.files import atomic_write
+
+
+def write_report(
+    out_dir: Path,
+    rows: pd.DataFrame,
+    heads: Sequence[HeadPrediction],
+    *,
+    split: str,
+    checkpoints: Sequence[str],
+    root: Path,
+    title: str,
+    about: str = "",
+    notes: Sequence[str] = (),
+    metrics_csv: Path | None = None,
+) -> dict[str, Any]:
+    """Write all files into out_dir (made if needed) and return the content of metrics.json.
+
+    rows: N rows in the order of the predictions, columns path (relative to root), group, split. metrics_csv: the
+    run's table of epochs; without it, or if it is not there, the page has no training curves. A head without labels
+    is not scored but its predictions are kept. Raises UserError if no head has a labeled image.
+    """
+    if any(len(head.labels) != len(rows) for head in heads):
+        raise ValueError(f"{len(rows)} rows, but heads of {[len(head.labels) for head in heads]}")
+    scored = [head for head in heads if head.labeled.any()]
+    if not scored:
+        names = ", ".join(f"'{head.name}'" for head in heads)
+        raise UserError(f"split '{split}': none of its {len(rows):,} images is labeled for {names}; nothing to score")
+    joint = joint_head(scored) if len(scored) == len(heads) else None
+    shown = [*scored, joint] if joint else scored
+    groups = rows["group"].tolist()
+    results = {head.name: evaluate_head(head, groups) for head in shown}
+    metrics = {
+        "images": len(rows),
+        "split": split,
+        "checkpoints": [str(checkpoint) for checkpoint in checkpoints],
+        "heads": {head.name: results[head.name] for head in scored},
+        "joint": results["joint"] if joint else None,
+        "warnings": [
+            f"head '{head.name}' has no labeled image in split '{split}': it is not scored"
+            for head in heads
+            if not head.labeled.any()
+        ],
+    }
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    atomic_write(out_dir / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    table = prediction_table(rows, heads).to_csv(index=False, lineterminator="\n")
+    atomic_write(out_dir / "predictions.csv", table.encode("utf-8", "surrogateescape"))
+    slugs = _slugs([head.name for head in shown])
+    sections = [_section(out_dir, head, results[head.name], slugs[head.name], rows["path"], root) for head in scored]
+    if joint:
+        sections.append(_section(out_dir, joint, results["joint"], slugs["joint"]))
+    curves: dict[str, bytes] = {}
+    try:
+        curves = _curves(out_dir, metrics_csv, [name for head in heads for name in head.classes])
+    except ValueError as error:  # pandas' parser errors: a damaged table must not cost the whole page
+        notes = [*notes, f"{metrics_csv} cannot be read, so there are no training curves: {error}"]
+    page = render(Page(title, about, metrics, notes, sections, curves))
+    atomic_write(out_dir / "index.html", page.encode("utf-8", "replace"))
+    return metrics
+
+
+def prediction_table(rows: pd.DataFrame, heads: Sequence[HeadPrediction]) -> pd.DataFrame:
+    """One row per image: path, split and per head HEAD/label, HEAD/prediction, HEAD/confidence, HEAD/p/CLASS.
+
+    Labels and predictions are class names; the label of an image that is not labeled is None.
+    """
+    columns: dict[str, Any] = {"path": rows["path"].to_numpy(), "split": rows["split"].to_numpy()}
+    for head in heads:
+        names = np.array([*head.classes, None], dtype=object)
+        columns[f"{head.name}/label"] = names[head.labels]
+        columns[f"{head.name}/prediction"] = names[head.predictions]
+        columns[f"{head.name}/confidence"] = head.confidence
+        columns |= {f"{head.name}/p/{name}": head.probs[:, i] for i, name in enumerate(head.classes)}
+    return pd.DataFrame(columns)
+
+
+def _section(
+    out_dir: Path,
+    head: HeadPrediction,
+    result: dict[str, Any],
+    slug: str,
+    paths: pd.Series | None = None,
+    root: Path | None = None,
+) -> Section:
+    """The head's PNGs on disk and its part of the page; without paths it has no pictures."""
+    png = plots.confusion_png(result["confusion"], head.classes, f"{head.name}: macro F1 {result['macro_f1']:.3f}")
+    atomic_write(out_dir / f"confusion_{slug}.png", png)
+    diagram = plots.reliability_png(reliability(head), f"{head.name}: calibration error {result['ece']:.3f}")
+    atomic_write(out_dir / f"reliability_{slug}.png", diagram)
+    if paths is None or root is None:
+        return Section(head.name, slug, result, diagram)
+    cells, more = error_cells(head, paths, Path(root))
+    return Section(head.name, slug, result, diagram, cells, more, unsure_right(head, paths, Path(root)))
+
+
+def _curves(out_dir: Path, metrics_csv: Path | None, classes: Sequence[str]) -> dict[str, bytes]:
+    """Title -> PNG, also written as curve_TITLE.png."""
+    if metrics_csv is None or not Path(metrics_csv).is_file():
+        return {}
+    table = pd.read_csv(metrics_csv)
+    groups = plots.curve_groups(table, classes)
+    slugs = _slugs(list(groups))
+    curves = {title: plots.curve_png(table, columns, title) for title, columns in groups.items()}
+    for title, png in curves.items():
+        atomic_write(out_dir / f"curve_{slugs[title]}.png", png)
+    return curves
+
+
+def _slugs(names: Sequence[str]) -> dict[str, str]:
+    """Each name as a file name and page anchor of its own: letters, digits, '_' and '-'."""
+    slugs: dict[str, str] = {}
+    for name in names:
+        base = re.sub(r"[^\w-]+", "_", name).strip("_") or "head"
+        slug, number = base, 2
+        while slug.lower() in {taken.lower() for taken in slugs.values()}:
+            slug, number = f"{base}_{number}", number + 1
+        slugs[name] = slug
+    return slugs

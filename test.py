@@ -1,0 +1,69 @@
+"""Score checkpoints and write a report:  python test.py --resume saved/model.pth"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils.command import exit_codes
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--resume",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="CHECKPOINT",
+        help="one checkpoint, or several that vote",
+    )
+    parser.add_argument("-c", "--config", type=Path, help="a config whose keys override the checkpoint's")
+    parser.add_argument(
+        "-s",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a config key, e.g. -s dataset.args.root=DIR",
+    )
+    parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
+    parser.add_argument(
+        "--split",
+        choices=["valid", "test", "train", "all"],
+        default="valid",
+        help="which rows to score (default: valid)",
+    )
+    parser.add_argument("--vote", choices=["soft", "hard"], default="soft", help="how several checkpoints combine")
+    parser.add_argument("--tta", choices=["hflip"], help="average with the mirrored image")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the report's folder (default: report/ in the run's folder)"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with exit_codes():
+        from report.table import format_table
+        from trainer.evaluate import test_checkpoints
+        from utils.device import choose_device
+
+        metrics, out, notes = test_checkpoints(
+            arguments.resume,
+            choose_device(arguments.device),
+            arguments.config,
+            arguments.set,
+            arguments.split,
+            arguments.vote,
+            arguments.tta == "hflip",
+            arguments.out,
+        )
+        for note in notes:
+            print(f"note: {note}")
+        print(format_table(metrics))
+        print(f"report: {out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What a batch holds depends on (seed, position, row) only: not on workers, epochs before, or where a run resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data_loader.cache import open_images
+from data_loader.sampler import StepSampler, Stream, make_stream
+from data_loader.views import PRESETS, View
+from utils.errors import UserError
+
+
+def image(side: int = 48) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8)
+
+
+def test_stream_is_every_row_once_a_pass_and_a_function_of_the_position():
+    rows = np.arange(10, 17)
+    stream = Stream(rows, seed=1, stream=1)
+    whole = stream.take(0, 70)
+    for start in range(0, 70, 7):
+        assert sorted(whole[start : start + 7]) == list(rows)
+    assert len({tuple(whole[s : s + 7]) for s in range(0, 70, 7)}) > 5
+    for start in (0, 3, 20, 55):
+        assert list(Stream(rows, 1, 1).take(start, 9)) == list(whole[start : start + 9])
+    assert list(Stream(rows, 2, 1).take(0, 70)) != list(whole)
+
+
+@pytest.mark.parametrize("kind", ["balanced", "weighted"])
+def test_imbalance_samplers_show_every_class_equally(kind: str):
+    rows, classes = np.arange(200), np.array([0] * 180 + [1] * 17 + [2] * 3)
+    drawn = make_stream(kind, rows, classes, seed=3, stream=1).take(0, 3000)
+    shares = np.bincount(classes[drawn]) / 3000
+    assert np.abs(shares - 1 / 3).max() < (1e-9 if kind == "balanced" else 0.05)
+    again = make_stream(kind, rows, classes, seed=3, stream=1)
+    assert list(again.take(1234, 50)) == list(drawn[1234:1284])
+    if kind == "balanced":
+        # A rare class repeats, but its images take turns.
+        assert set(np.bincount(drawn[classes[drawn] == 2])[-3:]) <= {333, 334}
+
+
+def test_resumed_sampler_starts_at_its_batch_and_ranks_share_it():
+    def streams():
+        return {"labeled": (Stream(np.arange(9), 0, 1), 4), "unlabeled": (Stream(np.arange(30), 0, 2), 12)}
+
+    whole = list(StepSampler(streams(), 0, 8, {"unlabeled": 2}))
+    assert list(StepSampler(streams(), 5, 8, {"unlabeled": 2})) == whole[5:]
+    assert {key[0] for key in whole[1]} == {"labeled"} and len(whole[2]) == 16
+    halves = [list(StepSampler(streams(), 0, 8, {"unlabeled": 2}, rank, 2)) for rank in (0, 1)]
+    for batch, first, second in zip(whole, *halves):
+        assert sorted(first + second) == sorted(batch) and abs(len(first) - len(second)) == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_view_is_a_function_of_image_and_seed(preset: str):
+    view, source = View(preset, (48, 48)), image()
+    results = [view(source, seed) for seed in range(12)]
+    other = View(preset, (48, 48))
+    for seed in reversed(range(12)):
+        assert np.array_equal(other(source, seed), results[seed])
+    different = len({r.tobytes() for r in results})
+    assert different == 1 if preset == "none" else different > (1 if preset == "flip" else 6)
+    assert all(r.shape == (48, 48, 3) and r.dtype == np.uint8 for r in results)
+    assert np.array_equal(source, image())
+
+
+def test_cutout_is_relative_to_the_image_size():
+    for side in (32, 96):
+        gray = np.full((side, side, 3), 255, np.uint8)
+        erased = View([{"type": "CoarseDropout", "args": PRESETS["randaugment"](side, side)[-1]["args"]}], (side, side))
+        share = np.mean([(erased(gray, seed) == 127).mean() for seed in range(40)])
+        assert share == pytest.approx(0.25, abs=0.02)
+
+
+def batches(run_data, workers: int, start: int = 0, stop: int = 6) -> list[bytes]:
+    data = run_data(workers)
+    found = []
+    for batch in data.train_batches(start, stop, {}):
+        parts = [batch["labeled"]["image"], batch["unlabeled"]["weak"], batch["unlabeled"]["strong"]]
+        found.append(b"".join(part.numpy().tobytes() for part in parts))
+    return found
+
+
+@pytest.fixture
+def run_data(tiny_faces: Path, tmp_path: Path):
+    from data_loader.face_data import FaceData
+    from data_loader.prepare_labels import prepare_labels
+    from utils.config import config_from_dict
+
+    def make(workers: int) -> FaceData:
+        config = config_from_dict(
+            {
+                "name": "data",
+                "dataset": {
+                    "type": "LabelCSV",
+                    "args": {"root": str(tiny_faces), "frame": "labels.csv", "attributes": ["hue"]},
+                },
+                "arch": {"type": "FaceClassifier"},
+                "optimizer": {"type": "AdamW"},
+                "trainer": {"type": "FixMatchTrainer", "epochs": 1},
+                "views": {"size": 32},
+                "data_loader": {"batch_size": 4, "unlabeled_ratio": 2, "num_workers": workers},
+            },
+            "test",
+        )
+        labels = prepare_labels(config)
+        files = [labels.frame.root / path for path in labels.frame.rows["path"]]
+        images = open_images(files, (32, 32), "disk", tmp_path / "cache")
+        return FaceData(config, labels, images, ("labeled", "unlabeled"), torch.device("cpu"))
+
+    return make
+
+
+def test_batches_do_not_depend_on_workers_or_on_where_a_run_resumed(run_data):
+    alone = batches(run_data, 0, stop=24)
+    assert batches(run_data, 2, stop=24) == alone
+    assert batches(run_data, 2, start=17, stop=24) == alone[17:]
+    assert len(set(alone)) == 24, "an augmentation repeated itself"
+
+
+def test_cache_gives_the_decoded_pixels_and_notices_a_changed_file(tiny_faces: Path, tmp_path: Path):
+    files = sorted((tiny_faces / "images").glob("*.png"))[:6]
+    told: list[str] = []
+
+    def pixels(mode: str) -> list[bytes]:
+        images = open_images(files, (20, 24), mode, tmp_path / "cache", told.append)
+        return [np.asarray(images[i]).tobytes() for i in range(len(files))]
+
+    expected = pixels("off")
+    assert [pixels(mode) for mode in ("ram", "disk", "disk", "auto")] == [expected] * 4
+    assert len(told) == 1, "the cache was built more than once"
+    cv2.imwrite(str(files[2]), np.zeros((40, 40, 3), np.uint8))
+    changed = pixels("disk")
+    assert [a == b for a, b in zip(changed, expected)] == [True, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("mode", ["disk", "ram", "off"])
+def test_damaged_images_are_all_named_before_training(tiny_faces: Path, tmp_path: Path, mode: str):
+    files = sorted((tiny_faces / "images").glob("*.png"))[:6]
+    files[1].write_bytes(b"not an image")
+    files[4].write_bytes(files[4].read_bytes()[:40])
+    with pytest.raises(UserError) as error:
+        open_images(files, (20, 20), mode, tmp_path / "cache")
+    assert files[1].name in str(error.value) and files[4].name in str(error.value)
+    assert "cannot be decoded" in str(error.value)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from utils.files import atomic_path, atomic_write, sha256_of
+
+
+def test_atomic_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    atomic_write(path, "é\r\n\n")
+    assert path.read_bytes() == b"\xc3\xa9\r\n\n"
+    atomic_write(path, b"\0short")
+    assert path.read_bytes() == b"\0short"
+    assert os.listdir(tmp_path) == ["a.csv"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_atomic_path_keeps_the_old_file_when_the_block_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        assert temporary.parent == tmp_path and temporary.suffix == ".npy"
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.npy"]
+
+
+def test_content_is_synced_before_the_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def seen_fsync(descriptor: int) -> None:
+        order.append("fsync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split("-")[-1])
+        fsync(descriptor)
+
+    def seen_replace(source: Path, target: Path) -> None:
+        order.append("replace")
+        replace(source, target)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc to name an open file")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "replace", seen_replace)
+    atomic_write(folder / "last.pth", b"x")
+    assert order == ["fsync last.pth", "replace", "fsync folder"]
+
+
+def test_sha256_of(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,60 @@
+"""Train what a config describes:  python train.py -c configs/fixmatch_hair.json"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils.command import exit_codes
+from utils.config import load_config
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("-c", "--config", type=Path, help="JSON config (needed unless -r names a checkpoint)")
+    parser.add_argument(
+        "-r",
+        "--resume",
+        metavar="CHECKPOINT|auto",
+        help="continue that run in its own folder; auto: the newest unfinished run of this config, or a new one",
+    )
+    parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
+    parser.add_argument(
+        "-s",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a config key, e.g. -s trainer.epochs=3",
+    )
+    parser.add_argument("--run-id", metavar="ID", help="name of the run's folder (default: the time)")
+    parser.add_argument("--check", action="store_true", help="load and try everything, write nothing, and stop")
+    arguments = parser.parse_args()
+    if arguments.config is None and arguments.resume in (None, "auto"):
+        parser.error("-c CONFIG is needed")
+    if arguments.check and arguments.config is None:
+        parser.error("--check needs -c CONFIG")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with exit_codes():
+        config = None
+        if arguments.resume in (None, "auto"):
+            # Before torch is imported: a mistake in the file is told within a second.
+            config = load_config(arguments.config, arguments.set)
+
+        from trainer import session
+
+        if arguments.check:
+            print("\n".join(session.check(config, arguments.device)))
+            return
+        trainer = session.train(
+            config, arguments.config, arguments.set, arguments.resume, arguments.device, arguments.run_id
+        )
+        trainer.train()
+
+
+if __name__ == "__main__":
+    main()

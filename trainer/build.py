@@ -1,0 +1,187 @@
+"""A trainer from a config: every part is made and tried before anything is written."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from base.base_model import BaseModel
+from base.base_trainer import BaseTrainer
+from base.parts import Loss, Metric, Parts, Scheduler
+from data_loader.cache import open_images
+from data_loader.face_data import FaceData
+from data_loader.prepare_labels import Labels, prepare_labels
+from model.classifier import check_logits
+from trainer.components import KINDS
+from utils.config import Component, Config
+from utils.device import choose_dtype
+from utils.distributed import World
+from utils.errors import ConfigError
+from utils.random_state import seed_everything
+
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+@dataclass
+class Built:
+    """A trainer ready to run, its labels, and lines about what was read."""
+
+    trainer: BaseTrainer
+    labels: Labels
+    notes: list[str]
+
+
+def build_trainer(
+    config: Config,
+    device: torch.device,
+    world: World,
+    environment: dict[str, Any],
+    split: Any = None,
+    state: dict[str, Any] | None = None,
+    tell: Any = print,
+) -> Built:
+    """Make every part, feed it one batch, and load `state` where a run continues. Raises UserError; writes no run."""
+    seed_everything(config.seed)
+    labels = prepare_labels(config, split)
+    streams = getattr(KINDS["trainer"].find(config.trainer.type, config.where("trainer.type")), "streams")  # noqa: B009
+    data = FaceData(config, labels, open_run_images(config, labels, tell), streams, device, world)
+    model = build_model(config, {head: len(names) for head, names in data.classes.items()}, state is None)
+    # NHWC images become channels-last tensors without a copy, which most convolutions are fastest on.
+    model = model.to(memory_format=torch.channels_last).to(device)
+    normalization = choose_normalization(config, model)
+    steps = config.trainer.steps_per_epoch or -(-data.steps_per_pass() // config.trainer.accumulate)
+    optimizer = build_optimizer(config, model)
+    parts = Parts(
+        config=config,
+        model=model,
+        data=data,
+        losses={head: _loss(config, head, data.class_counts[head].to(device)) for head in data.classes},
+        metrics={head: _metrics(config) for head in data.classes},
+        optimizer=optimizer,
+        scheduler=build_scheduler(config, optimizer, steps),
+        normalization=normalization,
+        device=device,
+        dtype=choose_dtype(config.trainer.precision, device),
+        world=world,
+        steps_per_epoch=steps,
+        environment=environment,
+    )
+    component = Component(type=config.trainer.type, args=config.trainer.args)
+    trainer = KINDS["trainer"].build(component, config.where("trainer"), KINDS, parts=parts)
+    _try_batch(trainer, data)
+    if state is not None:
+        trainer.load_state_dict(state)
+    weights = getattr(model, "weight_report", None)
+    notes = [*labels.frame.history, *describe_split(labels), model.summary(), *([weights.line()] if weights else [])]
+    return Built(trainer, labels, notes)
+
+
+def open_run_images(config: Config, labels: Labels, tell: Any) -> Any:
+    """The decoded images of a run's rows."""
+    files = [labels.frame.root / path for path in labels.frame.rows["path"]]
+    folder = Path(config.trainer.save_dir) / ".cache"
+    return open_images(files, config.views.shape, config.data_loader.cache, folder, tell)
+
+
+def build_model(config: Config, heads: dict[str, int], load_weights: bool) -> BaseModel:
+    """heads: name -> classes. load_weights False: the state comes from a checkpoint, so nothing is downloaded."""
+    return KINDS["arch"].build(config.arch, config.where("arch"), heads=heads, load_weights=load_weights)
+
+
+def choose_normalization(config: Config, model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) in units of a [0, 1] image."""
+    wanted = config.views.normalize
+    if wanted == "auto":
+        return model.normalization
+    if isinstance(wanted, str):
+        return NORMALIZATIONS[wanted]
+    return tuple(wanted.mean), tuple(wanted.std)
+
+
+def build_optimizer(config: Config, model: BaseModel) -> torch.optim.Optimizer:
+    args = dict(config.optimizer.args)
+    kind = KINDS["optimizer"].find(config.optimizer.type, config.where("optimizer"))
+    defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
+    lr, decay = ({**defaults, **args}.get(name, 0.0) for name in ("lr", "weight_decay"))
+    groups = model.parameter_groups(float(lr), config.optimizer.backbone_lr, float(decay))
+    if not groups:
+        raise ConfigError("arch.args.freeze: nothing is left to train")
+    component = Component(type=config.optimizer.type, args=args)
+    return KINDS["optimizer"].build(component, config.where("optimizer"), params=groups)
+
+
+def build_scheduler(config: Config, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
+    """The length of the run is filled in where a schedule has `total_steps` and the config does not say."""
+    if config.lr_scheduler is None:
+        return None
+    total = config.trainer.epochs * (steps_per_epoch if config.lr_scheduler.interval == "step" else 1)
+    args = dict(config.lr_scheduler.args)
+    parameters = inspect.signature(
+        KINDS["lr_scheduler"].find(config.lr_scheduler.type, config.where("lr_scheduler"))
+    ).parameters
+    if "total_steps" in parameters:
+        args.setdefault("total_steps", total)
+    if config.lr_scheduler.type == "ReduceLROnPlateau":
+        args.setdefault("mode", config.trainer.monitor.split()[0])
+    component = Component(type=config.lr_scheduler.type, args=args)
+    return Scheduler(
+        KINDS["lr_scheduler"].build(component, config.where("lr_scheduler"), optimizer=optimizer),
+        config.lr_scheduler.interval,
+    )
+
+
+def describe_split(labels: Labels) -> list[str]:
+    """Images per split and class, one line per attribute and split."""
+    rows, lines = labels.frame.rows, []
+    for head, names in labels.frame.classes.items():
+        for split in ("train", "valid", "test"):
+            values = rows.loc[labels.split == split, head]
+            if len(values):
+                counts = ", ".join(f"{name} {int((values == i).sum()):,}" for i, name in enumerate(names))
+                lines.append(f"{split} {head}: {counts}; without label {int((values < 0).sum()):,}")
+    return lines
+
+
+def _loss(config: Config, head: str, class_counts: torch.Tensor) -> tuple[Loss, float]:
+    loss, where, weight = config.loss, "loss", 1.0
+    if isinstance(loss, dict):
+        name = head if head in loss else "default"
+        if name not in loss:
+            raise ConfigError(f"{config.where('loss')}: no loss for the head '{head}' and no 'default'")
+        of_head = loss[name]
+        loss, where, weight = of_head, f"loss.{name}", of_head.weight
+    function = KINDS["loss"].build(loss, config.where(where), class_counts=class_counts)
+    try:
+        function(torch.zeros(1, len(class_counts), device=class_counts.device), class_counts.new_zeros(1).long())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{config.where(where)}.args: {loss.type}: {error}") from error
+    return function, weight
+
+
+def _metrics(config: Config) -> dict[str, Metric]:
+    return {name: KINDS["metric"].find(name, "metrics") for name in config.metrics}
+
+
+def _try_batch(trainer: BaseTrainer, data: FaceData) -> None:
+    """One batch through views and network, so that what cannot work fails before a run folder exists."""
+    required = getattr(trainer.model, "required_size", None)
+    if required is not None and required != trainer.config.views.shape:
+        raise ConfigError(
+            f"{trainer.config.where('views.size')}: this backbone takes {required[0]} x {required[1]} pixels only, "
+            f"got {trainer.config.views.size}"
+        )
+    faces = data.first_batch()["labeled"]
+    model = trainer.model.eval()
+    with torch.no_grad():
+        logits = model(trainer.normalize(faces["image"].to(trainer.device)))
+    for head, names in data.classes.items():
+        check_logits(logits[head], head)
+        if logits[head].shape != (len(faces["row"]), len(names)):
+            raise ConfigError(f"arch: logits of '{head}' are {tuple(logits[head].shape)}, expected [N, {len(names)}]")

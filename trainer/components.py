@@ -1,0 +1,56 @@
+"""Every kind of thing that a config chooses by `type`, and the check of a whole config against them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from base.base_trainer import BaseTrainer
+from data_loader import views
+from data_loader.prepare_labels import DATASETS
+from data_loader.views import PRESETS, TRANSFORMS, view_problems
+from model import classifier, loss, metric
+from trainer import fixmatch, lr_scheduler, supervised
+from trainer.pseudo_label.kinds import PSEUDO_LABEL_KINDS
+from utils.config import Config
+from utils.config.catalogue import schema_text
+from utils.config.components import Kind, config_problems
+from utils.errors import ConfigError
+from utils.files import atomic_write
+
+KINDS: dict[str, Kind] = {
+    "dataset": DATASETS,
+    "arch": Kind("arch", (classifier,), base=torch.nn.Module, provided=frozenset({"heads", "load_weights"})),
+    "loss": Kind("loss", (loss,), keyword_only=True),
+    "metric": Kind("metric", (metric,), keyword_only=True),
+    "optimizer": Kind("optimizer", (torch.optim,), base=torch.optim.Optimizer, provided=frozenset({"params"})),
+    "lr_scheduler": Kind(
+        "lr_scheduler",
+        (lr_scheduler, torch.optim.lr_scheduler),
+        base=LRScheduler,
+        provided=frozenset({"optimizer"}),
+    ),
+    "trainer": Kind("trainer", (supervised, fixmatch), base=BaseTrainer, keyword_only=True),
+    "preset": Kind("preset", (views,), only=frozenset(PRESETS), provided=frozenset({"height", "width"})),
+    "transform": TRANSFORMS,
+    **PSEUDO_LABEL_KINDS,
+}
+
+SCHEMA = Path(__file__).resolve().parents[1] / "configs" / "schema.json"
+
+
+def check_components(config: Config) -> None:
+    """Raises ConfigError with everything that is wrong with the config's types and arguments."""
+    problems = config_problems(config, KINDS)
+    if not problems:
+        for name in ("train", "weak", "strong", "eval"):
+            spec = config.to_dict()["views"][name]
+            problems += view_problems(spec, config.views.shape, config.where(f"views.{name}"))
+    if problems:
+        raise ConfigError(problems)
+
+
+if __name__ == "__main__":
+    atomic_write(SCHEMA, schema_text(KINDS))

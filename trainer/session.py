@@ -1,0 +1,201 @@
+"""A training command from its arguments to the finished run: new, continued, or checked only."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from base.base_dataset import to_device
+from base.base_trainer import BaseTrainer
+from data_loader.prepare_labels import read_labels
+from data_loader.split import read_split, write_split
+from logger.environment import environment
+from logger.run_logger import RunLogger
+from trainer.build import Built, build_trainer
+from trainer.components import check_components
+from utils.checkpoint import load_newest
+from utils.config import Config, apply_overrides, config_from_dict, differences
+from utils.device import choose_device
+from utils.distributed import World, join_world, wait_for_all
+from utils.errors import ConfigError, UserError
+from utils.files import atomic_write
+from utils.run_folder import checkpoint_in, create_run_folder, lock, run_folders
+
+# What may differ between a run and its continuation; anything else would make it another run.
+MAY_CHANGE = (
+    "about",
+    "data_loader.num_workers",
+    "data_loader.cache",
+    "dataset.args.root",
+    "logger",
+    "trainer.early_stop",
+    "trainer.epochs",
+    "trainer.keep_last",
+    "trainer.save_dir",
+)
+
+
+def train(
+    config: Config | None,
+    config_file: Path | None,
+    overrides: list[str],
+    resume: str | None,
+    device_name: str,
+    run_id: str | None,
+) -> BaseTrainer:
+    """Prepare a new or a continued run, folder and log included; the caller starts its loop.
+
+    config: of a new run, or of `resume` "auto"; None where `resume` names the checkpoint that carries it.
+
+    Raises UserError for everything the user can mend, before a run folder exists.
+    """
+    config, state, run_dir, notes = _start_or_continue(config, config_file, overrides, resume, run_id)
+    check_components(config)
+    world = join_world("cuda" if device_name.startswith(("cuda", "auto")) and torch.cuda.is_available() else "cpu")
+    device = choose_device(device_name, world)
+    seen = environment(device, config.seed)
+    built = build_trainer(config, device, world, seen, _saved_split(config, run_dir), state, _on_main(world))
+    if world.is_main:
+        run_dir = run_dir or create_run_folder(Path(config.trainer.save_dir), config.name, run_id)
+        lock(run_dir)
+        _write_run_files(run_dir, config, seen, built)
+        built.trainer.start_in(run_dir, _logger(run_dir, config, state))
+        for line in [*notes, *built.notes, f"run folder: {run_dir}"]:
+            built.trainer.logger.info(line)
+    wait_for_all()
+    return built.trainer
+
+
+def check(config: Config, device_name: str) -> list[str]:
+    """Load and try everything, write nothing; returns what to print: data, model, memory and time of one step."""
+    check_components(config)
+    device = choose_device(device_name)
+    built = build_trainer(config, device, World(), environment(device, config.seed))
+    trainer = built.trainer
+    trainer.step = getattr(trainer, "warm_up_steps", 0)
+    batch = trainer.data.first_batch()
+    seconds = [_time_step(trainer, to_device(batch, device)) for _ in range(3)]
+    steps = trainer.steps_per_epoch
+    lines = [
+        *built.notes,
+        f"{steps} steps an epoch, {config.trainer.epochs} epochs; {_memory(device)}",
+        f"one step takes {min(seconds):.3g} s on {device}, an epoch about {min(seconds) * steps / 60:.1f} min",
+        f"{config.name}: everything is in order",
+    ]
+    return lines
+
+
+def _time_step(trainer: BaseTrainer, batch: Any) -> float:
+    started = time.perf_counter()
+    trainer.network.train()
+    trainer.train_on(batch)
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize(trainer.device)
+    return time.perf_counter() - started
+
+
+def _memory(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"peak GPU memory {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB"
+    try:
+        import resource
+    except ImportError:
+        return "peak memory unknown on this system"
+    return f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+
+
+def _start_or_continue(
+    config: Config | None, config_file: Path | None, overrides: list[str], resume: str | None, run_id: str | None
+) -> tuple[Config, dict[str, Any] | None, Path | None, list[str]]:
+    if config is not None:
+        folder = _unfinished(config) if resume == "auto" else None
+        if folder is None:
+            return config, None, None, ["-r auto: no unfinished run of this config; starting one"] if resume else []
+        resume = str(folder)
+    assert resume is not None
+    path = checkpoint_in(Path(resume))
+    state, used, damaged = load_newest(path)
+    stored = config_from_dict(json.loads(state["config"]), str(used))
+    wanted = config or apply_overrides(stored, overrides, config_file)
+    _refuse_changes(stored, wanted)
+    run_dir = _run_dir_of(used, wanted, state)
+    if run_id is not None and run_id != run_dir.name:
+        raise UserError(f"--run-id {run_id}: {path} continues the run '{run_dir.name}'")
+    lock(run_dir)
+    if state["finished"] and state["step"] >= wanted.trainer.epochs * (state["step"] // max(1, state["epoch"])):
+        raise UserError(
+            f"{used}: this run is finished after {state['epoch']} epochs; give it more with -s trainer.epochs=N"
+        )
+    notes = [*damaged, *([f"falling back to {used}"] if damaged else [])]
+    notes += [f"changed: {line}" for line in differences(stored, wanted)]
+    return wanted, state, run_dir, [*notes, f"continuing after step {state['step']} from {used}"]
+
+
+def _run_dir_of(path: Path, config: Config, state: dict[str, Any]) -> Path:
+    if path.parent.name == "checkpoints":
+        return path.parent.parent
+    run_dir = Path(config.trainer.save_dir) / state["run"]
+    if not run_dir.is_dir():
+        raise UserError(f"{path}: its run folder {run_dir} is not there; continue from a checkpoint in a run folder")
+    return run_dir
+
+
+def _unfinished(config: Config) -> Path | None:
+    """The newest run of the same config that has not finished."""
+    for folder in run_folders(Path(config.trainer.save_dir), config.name):
+        state, used, _ = load_newest(folder / "checkpoints" / "last.pth")
+        stored = config_from_dict(json.loads(state["config"]), str(used))
+        if not state["finished"] and not _forbidden(differences(stored, config)):
+            return folder
+    return None
+
+
+def _forbidden(changes: list[str]) -> list[str]:
+    keys = [(line, line.split(":")[0]) for line in changes]
+    return [line for line, key in keys if not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)]
+
+
+def _refuse_changes(stored: Config, wanted: Config) -> None:
+    refused = _forbidden(differences(stored, wanted))
+    if refused:
+        raise ConfigError(
+            [f"-r: {line}: cannot change in a run that continues; start a new run" for line in refused]
+            + [f"what may change: {', '.join(MAY_CHANGE)}"]
+        )
+
+
+def _saved_split(config: Config, run_dir: Path | None) -> Any:
+    if run_dir is None or not (run_dir / "split.csv").exists():
+        return None
+    return read_split(run_dir / "split.csv", read_labels(config))[0]
+
+
+def _write_run_files(run_dir: Path, config: Config, seen: dict[str, Any], built: Built) -> None:
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    atomic_write(run_dir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    atomic_write(run_dir / "environment.json", json.dumps(seen, indent=2) + "\n")
+    if not (run_dir / "split.csv").exists():
+        write_split(run_dir / "split.csv", built.labels.frame, built.labels.split)
+
+
+def _logger(run_dir: Path, config: Config, state: dict[str, Any] | None) -> RunLogger:
+    resume = None
+    if state is not None:
+        resume = {"epoch": state["epoch"], "step": state["step"], "wandb_id": state["logger"]["wandb_id"]}
+    return RunLogger(
+        run_dir,
+        console=config.logger.console,
+        tensorboard=config.logger.tensorboard,
+        wandb=config.logger.wandb.model_dump(),
+        name=f"{config.name}/{run_dir.name}",
+        config=config.to_dict(),
+        resume=resume,
+    )
+
+
+def _on_main(world: World) -> Any:
+    return print if world.is_main else lambda _: None

@@ -1,0 +1,26 @@
+"""The config: one JSON file that says everything about a run, checked before anything heavy is imported.
+
+`load_config` reads and checks a file, `config_problems` holds its components against the live classes, and
+`Kind.build` makes them.
+"""
+
+from utils.config.catalogue import build_schema, catalogue_problems, load_catalogue, schema_text
+from utils.config.components import Kind, Nested, config_problems
+from utils.config.load import apply_overrides, config_from_dict, differences, load_config
+from utils.config.schema import Component, Config
+
+__all__ = [
+    "Component",
+    "Config",
+    "Kind",
+    "Nested",
+    "apply_overrides",
+    "build_schema",
+    "catalogue_problems",
+    "config_from_dict",
+    "config_problems",
+    "differences",
+    "load_catalogue",
+    "load_config",
+    "schema_text",
+]

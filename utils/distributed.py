@@ -1,0 +1,56 @@
+"""Data-parallel processes started by torchrun; with one process every function here is the identity."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers: rank in [0, size), local_rank on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def join_world(device_type: str) -> World:
+    """Join torchrun's process group (NCCL on GPUs, gloo elsewhere), or be a world of one."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def leave_world() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` summed over all processes, in place."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """True everywhere if `flag` is true anywhere."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    return bool(sum_over_processes(torch.tensor(float(flag), device=device)).item())
+
+
+def wait_for_all() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,30 @@
+"""Errors that are the user's to fix: one clear message, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The user's input is wrong; the message names the file and key, what was expected and the nearest valid choice."""
+
+
+class ConfigError(UserError):
+    """All problems of a config at once; `problems` holds one line each."""
+
+    def __init__(self, problems: Iterable[str] | str):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def did_you_mean(name: str, choices: Iterable[str], most: int = 12) -> str:
+    """A message's tail: the nearest of `choices`, or all of them if they are few."""
+    names = sorted(set(choices))
+    folded = {choice.lower(): choice for choice in names}
+    near = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{folded[near[0]]}'?"
+    if names and len(names) <= most:
+        return f"; choose from {', '.join(names)}"
+    return ""

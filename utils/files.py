@@ -1,0 +1,54 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; when the block ends, what was written there becomes `path`.
+
+    The content is on disk before the name is: fsync, rename, fsync of the folder. If the block raises, the temporary
+    file is removed and an existing `path` stays as it was. The suffix is kept, because numpy, OpenCV and PIL go by it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}-{path.name}")
+    try:
+        yield temporary
+        _fsync(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    # Windows and some network file systems cannot open or sync a folder; the rename itself is done by then.
+    with contextlib.suppress(OSError):
+        _fsync(path.parent, os.O_RDONLY)
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write the whole file at once; text is UTF-8, line ends are kept as given."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""The folder of a run: saved/NAME/RUN_ID, one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind
+    fcntl = None  # type: ignore[assignment]
+
+_held: dict[Path, IO[str]] = {}
+
+
+def create_run_folder(save_dir: Path, name: str, run_id: str | None) -> Path:
+    """A new, locked folder. Without `run_id` it is called by the time, with a counter where that is taken."""
+    parent = save_dir / name
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    names = [run_id] if run_id else [stamp, *(f"{stamp}-{i}" for i in range(2, 1000))]
+    for candidate in names:
+        with contextlib.suppress(FileExistsError):
+            (parent / candidate).mkdir()
+            lock(parent / candidate)
+            return parent / candidate
+    raise UserError(
+        f"--run-id {run_id}: {parent / str(run_id)} exists; "
+        f"continue it with -r {parent / str(run_id)} or choose another id"
+    )
+
+
+def lock(run_dir: Path) -> None:
+    """Hold the run until this process ends, however it ends. Raises UserError if another process holds it."""
+    if fcntl is None or run_dir in _held:
+        return
+    file = (run_dir / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise UserError(f"{run_dir}: this run is being trained by another process (PID {owner or 'unknown'})") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    _held[run_dir] = file
+
+
+def checkpoint_in(path: Path) -> Path:
+    """A checkpoint's path: `path` itself, or the last checkpoint of the run folder that `path` is."""
+    return path / "checkpoints" / "last.pth" if path.is_dir() else path
+
+
+def run_folders(save_dir: Path, name: str) -> list[Path]:
+    """Folders of NAME's runs that have a checkpoint, newest first."""
+    parent = save_dir / name
+    found = [p for p in parent.iterdir() if (p / "checkpoints" / "last.pth").exists()] if parent.is_dir() else []
+    return sorted(found, key=lambda p: (p / "checkpoints" / "last.pth").stat().st_mtime, reverse=True)
