@@ -47,7 +47,7 @@ def main() -> None:
 
         from trainer import session
 
-        if arguments.check:
+        if arguments.check and config is not None:
             print("\n".join(session.check(config, arguments.device)))
             return
         trainer = session.train(

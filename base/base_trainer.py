@@ -20,6 +20,7 @@ from base.checkpointing import RunFiles
 from base.finite import FiniteCheck
 from base.monitor import Monitor
 from base.parts import Parts
+from base.scoring import Normalize, Scoring
 from logger.console import epoch_line
 from logger.progress import Progress
 from logger.run_logger import RunLogger
@@ -28,7 +29,7 @@ from utils.ema import EMA
 from utils.errors import ConfigError, UserError, did_you_mean
 from utils.random_state import random_state, restore_random_state, seed_step
 from utils.stop_signal import Stopped, StopSignal
-from utils.sums import Sums, confusion_matrix
+from utils.sums import Sums
 
 
 class BaseTrainer(ABC):
@@ -51,6 +52,8 @@ class BaseTrainer(ABC):
         self.seconds = 0.0
         self.sums = Sums(self.device)
         self.first_batch: dict[str, int] = {}
+        self.normalize = Normalize(*parts.normalization, self.device)
+        self.scoring = Scoring(parts, self.normalize)
         self.monitor = Monitor(self.config.trainer.monitor, self.config.trainer.early_stop)
         self._check_monitor()
         self.ema = EMA(self.model, self.config.trainer.ema) if self.config.trainer.ema else None
@@ -59,8 +62,6 @@ class BaseTrainer(ABC):
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=ids)
-        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in parts.normalization)
-        self._mean, self._scale = mean, 1 / std
 
     def start_in(self, run_dir: Path, logger: RunLogger) -> None:
         """The main process's folder and log; without them a trainer computes but writes nothing."""
@@ -76,7 +77,7 @@ class BaseTrainer(ABC):
         """Values of the epoch's log row from the sums of its steps; the same names at every epoch."""
         values = {f"train/{k[5:]}": float(v / sums["steps"]) for k, v in sums.items() if k.startswith("mean/")}
         confusions = {k.split("/")[1]: v for k, v in sums.items() if k.startswith("confusion/")}
-        return {**values, **self._metric_values("train", confusions)}
+        return {**values, **self.scoring.metrics("train", confusions)}
 
     def epoch_notes(self, sums: dict[str, Tensor]) -> list[str]:
         """Lines for people under the epoch's line."""
@@ -109,9 +110,8 @@ class BaseTrainer(ABC):
         self.network.train()
         started, before = time.perf_counter(), self.seconds
         done = self.step % self.steps_per_epoch
-        size = self.config.data_loader.batch_size * accumulate
-        name = f"epoch {self.epoch + 1}/{self.epochs}"
-        with Progress(self.steps_per_epoch, done, name, size, self.world.is_main) as progress:
+        name, images = f"epoch {self.epoch + 1}/{self.epochs}", self.data.images_per_batch * accumulate
+        with Progress(self.steps_per_epoch, done, name, images, self.world.is_main) as progress:
             for _ in range(self.steps_per_epoch - done):
                 seed_step(self.config.seed, self.step, self.world.rank)
                 loss = self.train_on(*(to_device(next(batches), self.device) for _ in range(accumulate)))
@@ -132,7 +132,7 @@ class BaseTrainer(ABC):
     def _backward(self, batch: Batch, accumulate: int, last: bool) -> Tensor:
         wait = nullcontext() if last or self.network is self.model else self.network.no_sync()  # type: ignore[operator]
         with wait:
-            with torch.autocast(self.device.type, self.parts.dtype, enabled=self.parts.dtype != torch.float32):
+            with self.scoring.autocast():
                 loss = self.training_step(batch)
             finite = FiniteCheck(loss)
             self.scaler.scale(loss / accumulate).backward()
@@ -155,7 +155,10 @@ class BaseTrainer(ABC):
 
     def _finish_epoch(self) -> None:
         sums = self.sums.read()
-        values = {**self.epoch_values(sums), **self.evaluate("valid")}
+        values = {
+            **self.epoch_values(sums),
+            **self.scoring.evaluate(self.evaluated_model, self.data.evaluation_batches("valid"), "valid"),
+        }
         values["lr"] = max(group["lr"] for group in self.parts.optimizer.param_groups)
         scheduler = self.parts.scheduler
         if scheduler is not None and scheduler.is_plateau:
@@ -176,60 +179,13 @@ class BaseTrainer(ABC):
         if best:
             self.files.keep_as_best()
 
-    # Evaluation ------------------------------------------------------------------------------------------------------
-
     @property
     def evaluated_model(self) -> nn.Module:
         """The averaged model where there is one, as in FixMatch."""
         return self.ema.model if self.ema is not None else self.model
 
-    @torch.no_grad()
-    def evaluate(self, split: str) -> dict[str, float]:
-        """`SPLIT/loss`, `SPLIT/METRIC` (mean over heads) and `SPLIT/HEAD/METRIC`, counted over the whole split."""
-        model, sums = self.evaluated_model, Sums(self.device)
-        was_training = model.training
-        model.eval()
-        for batch in self.data.evaluation_batches(split):
-            faces = to_device(batch, self.device)["eval"]
-            with torch.autocast(self.device.type, self.parts.dtype, enabled=self.parts.dtype != torch.float32):
-                logits = model(self.normalize(faces["image"]))
-            for head, target in faces["target"].items():
-                sums.add(self.count(head, logits[head], target))
-        model.train(was_training)
-        totals = sums.read()
-        if not totals:
-            return {}
-        losses = [float(totals[f"loss/{h}"] / totals[f"rows/{h}"].clamp(min=1)) for h in self.classes]
-        confusions = {head: totals[f"confusion/{head}"] for head in self.classes}
-        return {f"{split}/loss": sum(losses) / len(losses), **self._metric_values(split, confusions)}
-
-    def count(self, head: str, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Sums of one head's labeled rows: confusion matrix, loss and rows."""
-        labeled = target >= 0
-        loss, _ = self.parts.losses[head]
-        rows = loss(logits.float(), target.clamp(min=0)) * labeled
-        confusion = confusion_matrix(logits.argmax(1), target, len(self.classes[head]))
-        return {f"confusion/{head}": confusion, f"loss/{head}": rows.sum(), f"rows/{head}": labeled.sum()}
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [N, h, w, 3] -> float [N, 3, h, w] in channels-last memory, with the backbone's own statistics."""
-        return (images.permute(0, 3, 1, 2).float() - self._mean) * self._scale
-
-    def _metric_values(self, split: str, confusions: dict[str, Tensor]) -> dict[str, float]:
-        values: dict[str, float] = {}
-        for head, confusion in confusions.items():
-            for name, metric in self.parts.metrics[head].items():
-                values[f"{split}/{head}/{name}"] = float(metric(confusion))
-        means: dict[str, list[float]] = {}
-        for key, value in values.items():
-            means.setdefault(f"{split}/{key.rsplit('/', 1)[1]}", []).append(value)
-        return {**{name: sum(v) / len(v) for name, v in means.items()}, **values}
-
     def _check_monitor(self) -> None:
-        names = {"train/loss", "valid/loss"}
-        for split in ("train", "valid"):
-            for head, metrics in self.parts.metrics.items():
-                names |= {f"{split}/{m}" for m in metrics} | {f"{split}/{head}/{m}" for m in metrics}
+        names = self.scoring.names()
         if self.monitor.name not in names:
             raise ConfigError(
                 f"trainer.monitor: nothing is called '{self.monitor.name}'{did_you_mean(self.monitor.name, names)}"
@@ -243,8 +199,9 @@ class BaseTrainer(ABC):
 
     def _save_and_stop(self) -> None:
         number = self._stop.received or 15
-        if self.world.is_main:
-            self.files.save_last(self.state_dict())
+        if not self.world.is_main:
+            raise Stopped(number, "")
+        self.files.save_last(self.state_dict())
         raise Stopped(number, f"stopped after step {self.step}; continue with:  {self.files.resume_command()}")
 
     def _stop_non_finite(self, batch: Batch, loss: float) -> None:

@@ -23,6 +23,7 @@ class TrainingData(Protocol):
 
     classes: Mapping[str, tuple[str, ...]]
     class_counts: Mapping[str, Tensor]
+    images_per_batch: int
 
     def size(self, split: str) -> int: ...
 

@@ -61,6 +61,7 @@ class FaceData:
         given = {"target": targets, "hidden": hidden} if hidden else {"target": targets}
         self.dataset = FaceDataset(images, given, views, config.seed)
         self.streams = self._make_streams(train, targets, streams)
+        self.images_per_batch = sum(size for _, size in self.streams.values())
 
     def _make_streams(
         self, train: np.ndarray, targets: Mapping[str, np.ndarray], names: Iterable[str]

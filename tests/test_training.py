@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def write_config(folder: Path, faces: Path, **changes) -> Path:
-    """A FixMatch run of a few seconds with everything that has state: EMA, alignment, dropout, schedule, two workers."""
+    """A FixMatch run of seconds with everything that has state: EMA, alignment, dropout, schedule, two workers."""
     config = {
         "name": "tiny",
         "seed": 3,
@@ -81,7 +81,7 @@ def undisturbed(tmp_path: Path, tiny_faces: Path, run):
 
 
 def test_a_run_leaves_what_the_contract_says_and_test_py_needs_only_the_checkpoint(undisturbed, tmp_path, run):
-    config, run_dir, done = undisturbed
+    config, run_dir, _ = undisturbed
     names = {str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.is_file()}
     assert {"config.json", "environment.json", "split.csv", "train.log", "metrics.csv"} <= names
     assert {"checkpoints/last.pth", "checkpoints/best.pth"} <= names
@@ -157,7 +157,7 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(undisturbed, tmp_path, run
 
 
 def test_damaged_last_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path, run):
-    config, run_dir, _ = undisturbed
+    _, run_dir, _ = undisturbed
     last = run_dir / "checkpoints" / "last.pth"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 0xFF

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from base.base_dataset import to_device
+from base.scoring import Normalize
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
 from data_loader.split import split_digest
@@ -84,11 +85,11 @@ def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.n
 def predict(loaded: Loaded, data: FaceData, rows: np.ndarray, flip: bool = False) -> dict[str, np.ndarray]:
     """Class probabilities per head, float64 [N, C], in the order of `rows`; `flip` averages with the mirrored image."""
     device = data.device
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in loaded.normalization)
+    mean, std = loaded.normalization
+    normalize = Normalize(mean, std, device)
     probs: dict[str, list[torch.Tensor]] = {head: [] for head in loaded.classes}
     for batch in data.batches_of(rows):
-        images = to_device(batch, device)["eval"]["image"].permute(0, 3, 1, 2).float()
-        images = (images - mean) * (1 / std)
+        images = normalize(to_device(batch, device)["eval"]["image"])
         logits = [loaded.model(images)] + ([loaded.model(images.flip(3))] if flip else [])
         for head in loaded.classes:
             of_views = [view[head].double().softmax(dim=1) for view in logits]

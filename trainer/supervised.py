@@ -20,7 +20,7 @@ class SupervisedTrainer(BaseTrainer):
         """Scalar; logits {head: [N, C]}, target {head: int64 [N]} with −1 where a row has no label for that head."""
         total = torch.zeros((), device=self.device)
         for head, labels in target.items():
-            sums = self.count(head, logits[head], labels)
+            sums = self.scoring.count(head, logits[head], labels)
             _, weight = self.parts.losses[head]
             total = total + weight * sums[f"loss/{head}"] / sums[f"rows/{head}"].clamp(min=1)
             self.sums.add({f"confusion/{head}": sums[f"confusion/{head}"]})

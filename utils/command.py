@@ -29,5 +29,6 @@ def exit_codes() -> Iterator[None]:
         code = getattr(error, "exit_code", None)
         if code is None:
             raise
-        print(error, file=sys.stderr)
+        if str(error):
+            print(error, file=sys.stderr)
         sys.exit(code)

@@ -110,6 +110,6 @@ def _cast_shadow(image: np.ndarray, scene: Scene, head: Head, rng: np.random.Gen
 def develop(lit: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Blur, noise, clipping; uint8."""
     if scene.blur > 0.3:
-        lit = cv2.GaussianBlur(lit, (0, 0), scene.blur)
+        lit = cv2.GaussianBlur(lit, (0, 0), scene.blur * lit.shape[0] / 128)
     grain = rng.standard_normal(lit.shape, dtype=np.float32) * np.float32(scene.noise)
     return np.clip(lit + grain + 0.5, 0, 255).astype(np.uint8)

@@ -1,0 +1,82 @@
+"""Scores counted over a whole split: sums on the device, never an average of batch averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from base.base_dataset import Batch, to_device
+from base.parts import Parts
+from utils.sums import Sums, confusion_matrix
+
+
+class Normalize:
+    """uint8 [N, h, w, 3] -> float [N, 3, h, w] in channels-last memory; mean, std: of images in [0, 1]."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device):
+        self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(std, device=device).view(1, 3, 1, 1) * 255)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images.permute(0, 3, 1, 2).float() - self.mean) * self.scale
+
+
+class Scoring:
+    """The losses and metrics of a run's heads."""
+
+    def __init__(self, parts: Parts, normalize: Normalize):
+        self.parts, self.normalize = parts, normalize
+        self.classes = dict(parts.data.classes)
+
+    def names(self) -> set[str]:
+        """Every value that a log row has whatever the trainer is."""
+        found = {"train/loss", "valid/loss"}
+        for split in ("train", "valid"):
+            for head, metrics in self.parts.metrics.items():
+                found |= {f"{split}/{name}" for name in metrics} | {f"{split}/{head}/{name}" for name in metrics}
+        return found
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch], split: str) -> dict[str, float]:
+        """`SPLIT/loss`, `SPLIT/METRIC` (mean over heads) and `SPLIT/HEAD/METRIC`; nothing if there are no batches."""
+        sums = Sums(self.parts.device)
+        was_training = model.training
+        model.eval()
+        for batch in batches:
+            faces = to_device(batch, self.parts.device)["eval"]
+            with self.autocast():
+                logits = model(self.normalize(faces["image"]))
+            for head, target in faces["target"].items():
+                sums.add(self.count(head, logits[head], target))
+        model.train(was_training)
+        totals = sums.read()
+        if not totals:
+            return {}
+        losses = [float(totals[f"loss/{h}"] / totals[f"rows/{h}"].clamp(min=1)) for h in self.classes]
+        confusions = {head: totals[f"confusion/{head}"] for head in self.classes}
+        return {f"{split}/loss": sum(losses) / len(losses), **self.metrics(split, confusions)}
+
+    def autocast(self) -> torch.autocast:
+        dtype = self.parts.dtype
+        return torch.autocast(self.parts.device.type, dtype, enabled=dtype != torch.float32)
+
+    def count(self, head: str, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Sums of one head's labeled rows: confusion matrix, loss and rows. logits [N, C], target int64 [N]."""
+        labeled = target >= 0
+        loss, _ = self.parts.losses[head]
+        rows = loss(logits.float(), target.clamp(min=0)) * labeled
+        confusion = confusion_matrix(logits.argmax(1), target, len(self.classes[head]))
+        return {f"confusion/{head}": confusion, f"loss/{head}": rows.sum(), f"rows/{head}": labeled.sum()}
+
+    def metrics(self, split: str, confusions: Mapping[str, Tensor]) -> dict[str, float]:
+        """Values from confusion matrices {head: [C, C]}: each metric's mean over heads, then each head's own."""
+        of_heads: dict[str, float] = {}
+        by_name: dict[str, list[float]] = {}
+        for head, confusion in confusions.items():
+            for name, metric in self.parts.metrics[head].items():
+                value = float(metric(confusion))
+                of_heads[f"{split}/{head}/{name}"] = value
+                by_name.setdefault(f"{split}/{name}", []).append(value)
+        return {**{name: sum(values) / len(values) for name, values in by_name.items()}, **of_heads}
