@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -41,7 +42,13 @@ def as_is(batch: Any) -> Any:
 
 
 def start_worker(_worker: int) -> None:
-    """One thread a worker: OpenCV's and torch's pools would fight over the same cores."""
+    """One thread a worker: OpenCV's and torch's pools would fight over the same cores.
+
+    A stop that reaches the whole process group (Ctrl-C, a job scheduler) is the main process's to handle: it needs its
+    workers until the step is finished.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -53,13 +53,15 @@ def epoch_line(
 ) -> str:
     """One line for an epoch: `epoch  3/20  step 768  train loss 0.4312  valid loss 0.3921  macro_f1 0.8123  …`.
 
-    values: an epoch's row, shown in its order; of the per-head values only `valid/HEAD/METRIC`, and only with several
-    heads. `valid/` is left out of a metric's name but not of `valid/loss`; `lr` is written as 9.8e-04, `seconds` as
+    values: an epoch's row, shown in its order; of `train/` the losses only, of the per-head values only
+    `valid/HEAD/METRIC`, and only with several heads. `valid/` is left out of a metric's name but not of `valid/loss`; `lr` is written as 9.8e-04, `seconds` as
     12.3 s. more: further lines (pseudo-label diagnostics), indented below.
     """
     heads = {key.split("/")[1] for key in values if key.startswith("valid/") and key.count("/") == 2}
     parts = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"step {step}"]
     for key, value in values.items():
+        if key.startswith("train/") and not key.startswith("train/loss"):
+            continue
         if key.count("/") < 2 or (key.startswith("valid/") and len(heads) > 1):
             parts.append(_shown(key, value))
     if best:
@@ -70,8 +72,8 @@ def epoch_line(
 def _shown(key: str, value: float) -> str:
     if key == "seconds":
         return f"{value:.1f} s"
-    name = key if key in ("train/loss", "valid/loss") else key.removeprefix("valid/")
-    name = name.replace("/", " ")
+    name = key if key == "valid/loss" else key.removeprefix("valid/")
+    name = name.replace("/", " ").replace("loss_", "")
     if key.split("/")[0] == "lr":
         return f"{name} {value:.1e}"
     return f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4f}"

@@ -153,7 +153,7 @@ def test_epoch_line() -> None:
     )
     two_heads = {"valid/macro_f1": 0.75, "valid/age/macro_f1": 0.5, "valid/mask/macro_f1": 1.0, "train/rows": 12}
     assert epoch_line(20, 20, 9, two_heads) == (
-        "epoch 20/20  step 9  macro_f1 0.7500  age macro_f1 0.5000  mask macro_f1 1.0000  train rows 12"
+        "epoch 20/20  step 9  macro_f1 0.7500  age macro_f1 0.5000  mask macro_f1 1.0000"
     )
 
 

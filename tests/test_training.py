@@ -127,7 +127,8 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(undisturbed, tmp_path, run
 
     def start(*arguments: str) -> subprocess.Popen:
         command = [sys.executable, str(PROJECT / "train.py"), *arguments]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
     def wait_for_epoch(epoch: int, process: subprocess.Popen) -> None:
         deadline, table = time.time() + 120, run_dir / "metrics.csv"
@@ -137,7 +138,7 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(undisturbed, tmp_path, run
 
     process = start("-c", str(config), "--run-id", "stopped")
     wait_for_epoch(1, process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # workers get it too, as from a job scheduler
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and "train.py -r" in err and "Traceback" not in err
     step = torch.load(run_dir / "checkpoints" / "last.pth", weights_only=True)["step"]
