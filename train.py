@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from utils.command import exit_codes
@@ -29,11 +30,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--run-id", metavar="ID", help="name of the run's folder (default: the time)")
     parser.add_argument("--check", action="store_true", help="load and try everything, write nothing, and stop")
+    parser.add_argument(
+        "--check-resume", action="store_true", help="prove that stop and resume changes nothing, and stop"
+    )
     arguments = parser.parse_args()
     if arguments.config is None and arguments.resume in (None, "auto"):
         parser.error("-c CONFIG is needed")
-    if arguments.check and arguments.config is None:
-        parser.error("--check needs -c CONFIG")
+    if (arguments.check or arguments.check_resume) and (arguments.config is None or arguments.resume):
+        parser.error("--check and --check-resume take -c CONFIG and no -r")
     return arguments
 
 
@@ -46,10 +50,15 @@ def main() -> None:
             config = load_config(arguments.config, arguments.set)
 
         from trainer import session
+        from trainer.check_resume import check_resume
 
         if arguments.check and config is not None:
             print("\n".join(session.check(config, arguments.device)))
             return
+        if arguments.check_resume and config is not None:
+            same, lines = check_resume(config, arguments.device)
+            print("\n".join(lines))
+            sys.exit(0 if same else 1)
         trainer = session.train(
             config, arguments.config, arguments.set, arguments.resume, arguments.device, arguments.run_id
         )

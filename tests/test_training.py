@@ -309,3 +309,26 @@ def test_check_writes_nothing(tmp_path, tiny_faces, run):
     for text in ("parameters", "train hue: blue", "one step takes", "memory", "everything is in order"):
         assert text in done.out
     assert not (tmp_path / "saved" / "tiny").exists()
+
+
+def test_check_resume_proves_it_on_the_users_config(tmp_path, tiny_faces, run):
+    config = write_config(tmp_path, tiny_faces)
+    done = run("train.py", "--check-resume", "-c", config)
+    assert done.code == 0, done.out + done.err
+    assert "equal bit for bit" in done.out
+    assert not (tmp_path / "saved" / "tiny").exists()
+
+
+def test_predict_reads_any_pictures_with_the_checkpoint_alone(undisturbed, tmp_path, tiny_faces, run):
+    _, run_dir, _ = undisturbed
+    out = tmp_path / "predictions.csv"
+    best = run_dir / "checkpoints" / "best.pth"
+    done = run("predict.py", "--resume", best, "--out", out, tiny_faces / "images", cwd=tmp_path)
+    assert done.code == 0, done.err
+    table = pd.read_csv(out)
+    truth = pd.read_csv(tiny_faces / "labels.csv").set_index("path")["hue"]
+    found = table.set_index("path")["hue/prediction"]
+    assert len(table) == 96 and np.mean([found[str(tiny_faces / p)] == truth[p] for p in truth.index]) > 0.9
+    assert np.allclose(table[["hue/p/blue", "hue/p/red"]].sum(axis=1), 1)
+    wrong = run("predict.py", "--resume", best, tmp_path / "nowhere")
+    assert wrong.code == 2 and "no such file" in wrong.err

@@ -1,0 +1,54 @@
+"""Classify pictures:  python predict.py --resume saved/model.pth --out predictions.csv photos/"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils.command import exit_codes
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    checkpoint = parser.add_argument_group("models")
+    checkpoint.add_argument(
+        "--resume",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="CHECKPOINT",
+        help="one checkpoint, or several to average",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("predictions.csv"), help="table to write (default: %(default)s)"
+    )
+    parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE_OR_FOLDER", help="pictures, or folders of them")
+    arguments = parser.parse_args()
+    if not arguments.images:
+        # `--resume MODEL photos/` hands everything to --resume: what is no checkpoint is a picture.
+        arguments.images = [path for path in arguments.resume if path.suffix != ".pth"]
+        arguments.resume = [path for path in arguments.resume if path.suffix == ".pth"]
+    if not arguments.images or not arguments.resume:
+        parser.error("name at least one checkpoint (.pth) and one image or folder")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with exit_codes():
+        from trainer.predict_files import find_images, predict_files
+        from utils.device import choose_device
+        from utils.files import atomic_write
+
+        files = find_images(arguments.images)
+        table = predict_files(arguments.resume, files, choose_device(arguments.device))
+        atomic_write(arguments.out, table.to_csv(index=False))
+        for column in table.columns[table.columns.str.endswith("/prediction")]:
+            counts = ", ".join(f"{name} {n:,}" for name, n in table[column].value_counts().items())
+            print(f"{column.split('/')[0]}: {counts}")
+        print(f"{len(files):,} images: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
