@@ -13,20 +13,6 @@ from torch import Tensor
 __all__ = ["accuracy", "balanced_accuracy", "macro_f1", "min_recall"]
 
 
-def update_confusion(confusion: Tensor, predictions: Tensor, target: Tensor) -> None:
-    """Counts a batch into `confusion` ([C, C], int64 or float64), in place and without waiting for the device.
-
-    predictions: logits [N, C] or class indices int64 [N]; target: int64 [N], negative where the row is not labeled.
-    """
-    classes = confusion.shape[0]
-    if predictions.ndim == 2:
-        predictions = predictions.argmax(dim=1)
-    labeled = target >= 0
-    cell = target.clamp(min=0) * classes + predictions
-    # Unlabeled rows are added as 0: dropping them by a mask would synchronise with the device.
-    confusion.view(-1).index_add_(0, cell, labeled.to(confusion.dtype))
-
-
 def accuracy(confusion: Tensor) -> float:
     """Share of the rows predicted right."""
     confusion = confusion.double()

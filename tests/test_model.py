@@ -21,6 +21,7 @@ from base.base_model import BaseModel
 from model import loss, metric
 from model.classifier import FaceClassifier, check_logits
 from utils.errors import UserError
+from utils.sums import confusion_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FACES_SHARED", ROOT.parent / "shared"))
@@ -520,9 +521,9 @@ def test_metrics_equal_sklearn(absent, dtype):
     predicted[:200] = np.minimum(target[:200], predicted.max())
     confusion = torch.zeros(4, 4, dtype=dtype)
     unlabeled = torch.tensor([-1, -1])
-    metric.update_confusion(confusion, F.one_hot(torch.tensor(predicted[:150]), 4).float(), torch.tensor(target[:150]))
-    metric.update_confusion(confusion, torch.tensor([0, 3]), unlabeled)
-    metric.update_confusion(confusion, torch.tensor(predicted[150:]), torch.tensor(target[150:]))
+    confusion += confusion_matrix(torch.tensor(predicted[:150]), torch.tensor(target[:150]), 4).to(dtype)
+    confusion += confusion_matrix(torch.tensor([0, 3]), unlabeled, 4).to(dtype)
+    confusion += confusion_matrix(torch.tensor(predicted[150:]), torch.tensor(target[150:]), 4).to(dtype)
     assert confusion.sum() == 400
     assert metric.accuracy(confusion) == pytest.approx(accuracy_score(target, predicted), abs=1e-12)
     assert metric.macro_f1(confusion) == pytest.approx(f1_score(target, predicted, average="macro"), abs=1e-12)
