@@ -39,7 +39,7 @@ schema: setup
 	$(BIN)/python -m trainer.components
 
 bench: setup
-	$(BIN)/python benchmarks/real_faces.py --help
+	$(BIN)/python benchmarks/semi_supervised.py -c $(DEMO)
 
 docs: schema
 	@echo "docs/ is plain Markdown; start at docs/README.md"
