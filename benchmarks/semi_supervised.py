@@ -64,17 +64,16 @@ def score(arguments: argparse.Namespace, method: str, seed: int) -> dict[str, fl
     run_dir = arguments.out / method / f"seed{seed}"
     last = run_dir / "checkpoints" / "last.pth"
     if not finished(run_dir):
-        settings = [
-            f"seed={seed}",
-            f"labels.labeled.seed={seed}",
-            f"name={method}",
-            f"trainer.save_dir={arguments.out}",
-        ]
-        settings += [*METHODS[method][1], *arguments.set]
+        settings = [f"seed={seed}", f"name={method}", f"trainer.save_dir={arguments.out}", *METHODS[method][1]]
+        if method == "all":
+            loader = load_config(arguments.config, arguments.set).data_loader
+            images = loader.batch_size * (1 + loader.unlabeled_ratio)
+            settings += ["labels.labeled=null", f"data_loader.batch_size={images}"]
+        else:
+            settings.append(f"labels.labeled.seed={seed}")
         command = [sys.executable, str(PROJECT / "train.py"), "-c", str(arguments.config), "--run-id", run_dir.name]
-        command += [part for setting in settings for part in ("-s", setting)] + (
-            ["-r", str(last)] if last.exists() else []
-        )
+        command += [part for setting in [*settings, *arguments.set] for part in ("-s", setting)]
+        command += ["-r", str(last)] if last.exists() else []
         subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     values = pd.read_csv(run_dir / "metrics.csv")
     scores = values["valid/macro_f1"]
