@@ -1,4 +1,4 @@
-"""Score checkpoints and write a report:  python test.py --resume saved/model.pth"""
+"""Score checkpoints and write a report, or a submission:  python test.py --resume saved/model.pth"""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the report's folder (default: report/ in the run's folder)"
     )
+    parser.add_argument(
+        "--submission",
+        type=Path,
+        metavar="FILE",
+        help="instead of scoring, predict the mask competition's evaluation images and write its ImageID,ans file",
+    )
     return parser.parse_args()
 
 
@@ -47,18 +53,15 @@ def main() -> None:
     with exit_codes():
         from report.table import format_table
         from trainer.evaluate import test_checkpoints
+        from trainer.submission import submit
         from utils.device import choose_device
 
-        metrics, out, notes = test_checkpoints(
-            arguments.resume,
-            choose_device(arguments.device),
-            arguments.config,
-            arguments.set,
-            arguments.split,
-            arguments.vote,
-            arguments.tta == "hflip",
-            arguments.out,
-        )
+        device, flip = choose_device(arguments.device), arguments.tta == "hflip"
+        given = (arguments.resume, device, arguments.config, arguments.set)
+        if arguments.submission is not None:
+            submit(*given, arguments.vote, flip, arguments.submission)
+            return
+        metrics, out, notes = test_checkpoints(*given, arguments.split, arguments.vote, flip, arguments.out)
         for note in notes:
             print(f"note: {note}")
         print(format_table(metrics))

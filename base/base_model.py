@@ -17,12 +17,14 @@ class BaseModel(nn.Module, ABC):
 
     A submodule named `backbone`, if there is one, may have its own learning rate; everything else counts as head.
     A subclass that freezes batch norm layers lists their module names in `frozen_batch_norms`: these layers stay in
-    evaluation mode whatever `train()` is told.
+    evaluation mode whatever `train()` is told. `balanced_heads`, where there are any, hold a second classifier for each
+    head: their logits are "HEAD/balanced" in training mode and take the head's place in evaluation mode.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.frozen_batch_norms: tuple[str, ...] = ()
+        self.balanced_heads: nn.ModuleDict | None = None
 
     @abstractmethod
     def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:

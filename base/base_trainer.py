@@ -41,10 +41,16 @@ class BaseTrainer(ABC):
     """
 
     streams: ClassVar[tuple[str, ...]] = ("labeled",)
+    trains_balanced_heads: ClassVar[bool] = False
 
     def __init__(self, parts: Parts):
         self.parts = parts
         self.config, self.model, self.data = parts.config, parts.model, parts.data
+        if self.model.balanced_heads is not None and not self.trains_balanced_heads:
+            raise ConfigError(
+                f"{self.config.where('arch.args.head')}: {type(self).__name__} does not train balanced heads; "
+                "set it to plain or trainer.type to FixMatchTrainer"
+            )
         self.device, self.world = parts.device, parts.world
         self.classes = dict(parts.data.classes)
         self.epochs, self.steps_per_epoch = self.config.trainer.epochs, parts.steps_per_epoch
@@ -110,8 +116,9 @@ class BaseTrainer(ABC):
         self.network.train()
         started, before = time.perf_counter(), self.seconds
         done = self.step % self.steps_per_epoch
+        shown = self.world.is_main and self.config.logger.console
         name, images = f"epoch {self.epoch + 1}/{self.epochs}", self.data.images_per_batch * accumulate
-        with Progress(self.steps_per_epoch, done, name, images, self.world.is_main) as progress:
+        with Progress(self.steps_per_epoch, done, name, images, shown) as progress:
             for _ in range(self.steps_per_epoch - done):
                 seed_step(self.config.seed, self.step, self.world.rank)
                 loss = self.train_on(*(to_device(next(batches), self.device) for _ in range(accumulate)))
@@ -199,6 +206,7 @@ class BaseTrainer(ABC):
 
     def _save_and_stop(self) -> None:
         number = self._stop.received or 15
+        self.sums.load_state_dict(self.sums.read())
         if not self.world.is_main:
             raise Stopped(number, "")
         self.files.save_last(self.state_dict())
@@ -272,6 +280,7 @@ class BaseTrainer(ABC):
         if own is not None:
             own.load_state_dict(state["trainer"])
         self.monitor.load_state_dict(state["monitor"])
-        self.sums.load_state_dict(state["sums"])
+        # Sums of all processes were saved; one of them carries them on.
+        self.sums.load_state_dict(state["sums"] if self.world.is_main else {})
         self.step, self.seconds = state["step"], state["seconds"]
         restore_random_state(state["random"])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from data_loader import readers
+from data_loader.age import drop_near_boundary, shift_age_boundary
+from data_loader.corrections import apply_corrections
 from data_loader.label_frame import LabelFrame, filter_rows, hide_labels, merge_classes
 from data_loader.split import check_leakage, make_split
 from utils.config import Config
@@ -28,8 +30,10 @@ class Labels:
 
 
 def read_labels(config: Config) -> LabelFrame:
-    """The label frame before any split: reader, merged classes, filters."""
+    """The label frame before any split: reader, corrections, merged classes, filters."""
     frame = DATASETS.build(config.dataset, config.where("dataset"))
+    if config.labels.corrections:
+        frame = apply_corrections(frame, config.labels.corrections)
     if config.labels.merge:
         frame = merge_classes(frame, config.labels.merge)
     if config.labels.filters:
@@ -38,7 +42,8 @@ def read_labels(config: Config) -> LabelFrame:
 
 
 def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = True) -> Labels:
-    """Labels of a run; `split` re-uses a saved one; `hide` False keeps what `labels.labeled` would set aside.
+    """Labels of a run; `split` re-uses a saved one; `hide` False keeps the labels that `labels.train` and
+    `labels.labeled` change or set aside for training.
 
     Raises UserError for anything wrong with the data or its settings.
     """
@@ -47,6 +52,10 @@ def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = 
         stratify = None if config.split.stratify is None else list(config.split.stratify)
         split = make_split(frame, config.split.valid, config.split.test, stratify, config.split.seed)
     check_leakage(frame, split)
+    if hide and config.labels.train is not None:
+        if config.labels.train.age_boundaries is not None:
+            frame = shift_age_boundary(frame, split, config.labels.train.age_boundaries)
+        frame = drop_near_boundary(frame, split, config.labels.train.drop_ages)
     if hide and config.labels.labeled is not None:
         wanted = config.labels.labeled.model_dump(exclude_none=True)
         frame = hide_labels(frame, split, wanted, wanted.pop("seed", 0))

@@ -54,8 +54,8 @@ def epoch_line(
     """One line for an epoch: `epoch  3/20  step 768  train loss 0.4312  valid loss 0.3921  macro_f1 0.8123  …`.
 
     values: an epoch's row, shown in its order; of `train/` the losses only, of the per-head values only
-    `valid/HEAD/METRIC`, and only with several heads. `valid/` is left out of a metric's name but not of `valid/loss`; `lr` is written as 9.8e-04, `seconds` as
-    12.3 s. more: further lines (pseudo-label diagnostics), indented below.
+    `valid/HEAD/METRIC`, and only with several heads. `valid/` is left out of a metric's name but not of `valid/loss`;
+    `lr` is written as 9.8e-04, `seconds` as 12.3 s. more: further lines (pseudo-label diagnostics), indented below.
     """
     heads = {key.split("/")[1] for key in values if key.startswith("valid/") and key.count("/") == 2}
     parts = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"step {step}"]

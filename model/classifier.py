@@ -33,6 +33,8 @@ class FaceClassifier(BaseModel):
     freeze: "backbone", the name of a stage, or the number of stages to freeze with the stem; frozen batch norm layers
         keep their statistics.
     batch_norm: "frozen" keeps the statistics of the whole backbone while its weights train, as suits small batches.
+    head: "abc" adds to each head a classifier trained on classes in equal shares, which is the one that evaluates (ABC,
+        Lee et al. 2021; FixMatchTrainer).
     load_weights: False if the state comes from a checkpoint; then neither network nor weight file is needed.
     """
 
@@ -46,10 +48,13 @@ class FaceClassifier(BaseModel):
         dropout: float = 0.2,
         freeze: str | int | None = None,
         batch_norm: Literal["train", "frozen"] = "train",
+        head: Literal["plain", "abc"] = "plain",
         load_weights: bool = True,
     ):
         super().__init__()
         _check_arguments(heads, dropout, batch_norm)
+        if head not in ("plain", "abc"):
+            raise UserError(f"arch.args.head: '{head}' is unknown{did_you_mean(head, ['plain', 'abc'])}")
         spec = None if weights is None else WeightSpec.from_config(weights)
         self.backbone = create_backbone(backbone, pretrained=pretrained and load_weights and spec is None)
         self.weight_report: WeightReport | None = None
@@ -59,7 +64,9 @@ class FaceClassifier(BaseModel):
         self.required_size = required_size(self.backbone)
         self.dropout = nn.Dropout(dropout)
         size = feature_size(self.backbone)
-        self.heads = nn.ModuleDict({head: nn.Linear(size, classes) for head, classes in heads.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in heads.items()})
+        if head == "abc":
+            self.balanced_heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in heads.items()})
         self._freeze(freeze, batch_norm)
 
     def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
@@ -76,8 +83,15 @@ class FaceClassifier(BaseModel):
         return self.backbone(images)
 
     def classify(self, features: Tensor) -> dict[str, Tensor]:
-        """features: [N, D]. Returns {head: logits [N, C]}."""
-        return {head: linear(features) for head, linear in self.heads.items()}
+        """features: [N, D]. Returns {head: logits [N, C]}.
+
+        With balanced heads: theirs; in training mode {head: logits, "head/balanced": logits of the balanced head}.
+        """
+        balanced = {name: linear(features) for name, linear in (self.balanced_heads or {}).items()}
+        if balanced and not self.training:
+            return balanced
+        logits = {name: linear(features) for name, linear in self.heads.items()}
+        return {**logits, **{f"{name}/balanced": rows for name, rows in balanced.items()}}
 
     def _freeze(self, freeze: str | int | None, batch_norm: str) -> None:
         frozen = set() if freeze is None else set(parameters_up_to(self.backbone, freeze))

@@ -21,6 +21,8 @@ __all__ = ["cross_entropy", "focal", "logit_adjustment"]
 _UNLABELED = -1
 _EFFECTIVE_NUMBER_BETA = 0.999
 
+ClassWeight = list[float] | Literal["inverse", "effective", "saw"] | None
+
 
 def cross_entropy(
     logits: Tensor,
@@ -28,12 +30,13 @@ def cross_entropy(
     class_counts: Tensor,
     *,
     label_smoothing: float = 0.0,
-    class_weight: list[float] | Literal["inverse", "effective"] | None = None,
+    class_weight: ClassWeight = None,
 ) -> Tensor:
     """Cross entropy, [N].
 
     class_weight: a list [C], "inverse" (1 / count) or "effective" (Cui et al. 2019, beta 0.999), scaled so that the
-    mean weight of the labeled rows is 1.
+    mean weight of the labeled rows is 1; or "saw" (Lai et al. 2022), effective numbers with beta (N - 1) / N for a mean
+    count N, scaled to sum C as published.
     Raises ValueError if label_smoothing is outside [0, 1) or class_weight does not fit.
     """
     if not 0 <= label_smoothing < 1:
@@ -65,7 +68,7 @@ def focal(
     class_counts: Tensor,
     *,
     gamma: float = 2.0,
-    class_weight: list[float] | Literal["inverse", "effective"] | None = None,
+    class_weight: ClassWeight = None,
 ) -> Tensor:
     """Focal loss, [N]: (1 - p_y)^gamma times the cross entropy (Lin et al. 2017). class_weight as in cross_entropy.
 
@@ -81,10 +84,8 @@ def focal(
     return distance**gamma * F.nll_loss(log_probs, target, weight, ignore_index=_UNLABELED, reduction="none")
 
 
-def _class_weight(
-    class_weight: list[float] | Literal["inverse", "effective"] | None, class_counts: Tensor
-) -> Tensor | None:
-    """[C] float32, scaled so that the labeled rows have mean weight 1."""
+def _class_weight(class_weight: ClassWeight, class_counts: Tensor) -> Tensor | None:
+    """[C] float32, scaled so that the labeled rows have mean weight 1 ("saw": to sum C)."""
     if class_weight is None:
         return None
     counts = class_counts.float()
@@ -93,8 +94,11 @@ def _class_weight(
         weight = 1 / present
     elif class_weight == "effective":
         weight = 1 / -torch.expm1(present * math.log(_EFFECTIVE_NUMBER_BETA))
+    elif class_weight == "saw":
+        weight = 1 / -torch.expm1(present * torch.log1p(-1 / present.mean()))
+        return weight * len(weight) / weight.sum()
     elif isinstance(class_weight, str):
-        raise ValueError(f"class_weight must be 'inverse', 'effective' or a list, not '{class_weight}'")
+        raise ValueError(f"class_weight must be 'inverse', 'effective', 'saw' or a list, not '{class_weight}'")
     else:
         if len(class_weight) != len(counts):
             raise ValueError(f"class_weight has {len(class_weight)} entries for {len(counts)} classes")

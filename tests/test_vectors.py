@@ -12,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
+from model.loss import cross_entropy
+from trainer.contrastive import nt_xent
 from trainer.lr_scheduler import cosine_716
-from trainer.pseudo_label import align, threshold
+from trainer.pseudo_label import align, debias, threshold
+from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.labeler import PseudoLabeler
+from trainer.pseudo_label.weak_batch import Labeled
 from utils.ema import EMA
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -26,13 +30,27 @@ def load(name: str) -> tuple[dict[str, Tensor], dict]:
     return {key: torch.from_numpy(arrays[key]) for key in arrays.files}, args
 
 
+def names(prefix: str) -> list[str]:
+    """Every stored vector of a kind, whatever its settings."""
+    return sorted(path.stem for path in VECTORS.glob(f"{prefix}*.npz"))
+
+
+def make_labeler(classes: int, *switches: nn.Module | None) -> PseudoLabeler:
+    return PseudoLabeler(tuple("abcdefghij"[:classes]), torch.ones(classes), *switches)
+
+
+def close(actual: Tensor, expected: Tensor, rtol: float = 1e-5, atol: float = 1e-7) -> None:
+    torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=rtol, atol=atol)
+
+
 def starting_with(prefix: str, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)}
 
 
-def test_fixmatch_threshold_loss_over_all_rows_and_gradient():
-    v, args = load("fixmatch_c3_p95")
-    labeler = PseudoLabeler(("a", "b", "c"), torch.ones(3), threshold.fixed(value=args["p_cutoff"]))
+@pytest.mark.parametrize("name", names("fixmatch_c"))
+def test_fixmatch_threshold_loss_over_all_rows_and_gradient(name: str):
+    v, args = load(name)
+    labeler = make_labeler(args["num_classes"], threshold.fixed(value=args["p_cutoff"]))
     for step in range(args["steps"]):
         labels = labeler(v["logits_w"][step])
         assert torch.equal(labels.weight, v["mask"][step])
@@ -46,15 +64,184 @@ def test_fixmatch_threshold_loss_over_all_rows_and_gradient():
         torch.testing.assert_close(supervised + args["lambda_u"] * loss, v["total_loss"][step], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["distalign_ema_c3_gt", "distalign_ema_c3_uniform"])
+@pytest.mark.parametrize("name", names("distalign_ema"))
 def test_distribution_alignment(name: str):
     v, args = load(name)
-    target = args["p_target"] or [1.0, 1.0, 1.0]
-    aligner = align.prior(torch.ones(3), momentum=args["momentum"], distribution=target)
+    counts = torch.ones(args["num_classes"])
+    aligner: align.prior
+    if args["p_target_type"] == "model":
+        aligner = align.estimated(counts, momentum=args["momentum"], bias_correction=False)
+    else:
+        aligner = align.prior(counts, momentum=args["momentum"], distribution=args["p_target"] or counts.tolist())
     for step in range(args["steps"]):
-        aligned = aligner(v["logits_w"][step].softmax(dim=1))
-        torch.testing.assert_close(aligned, v["probs_aligned"][step].float(), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(aligner.running, v["p_model_after"][step].float(), rtol=1e-5, atol=1e-7)
+        labeled = v["logits_lb"][step].softmax(dim=1)
+        aligned = aligner(v["logits_w"][step].softmax(dim=1), Labeled(labeled, torch.ones(len(labeled))))
+        close(aligned, v["probs_aligned"][step])
+        close(aligner.running, v["p_model_after"][step])
+        close(aligner.target, v["p_target_after"][step])
+
+
+@pytest.mark.parametrize("name", names("crestplus_dalign"))
+def test_progressive_alignment(name: str):
+    v, args = load(name)
+    counts = torch.ones(args["num_classes"])
+    t, target = args["cur_dist_align_t"], args["p_target"]
+    aligner = align.crest_plus(counts, t_min=t, distribution=target, momentum=args["momentum"])
+    for step in range(args["steps"]):
+        aligned = aligner(v["logits_w"][step].softmax(dim=1), progress=1.0)
+        close(aligned, v["probs_aligned"][step])
+        close(aligner.running, v["p_model_after"][step])
+
+
+@pytest.mark.parametrize("name", names("flexmatch"))
+def test_flexmatch_thresholds_stored_labels_and_loss(name: str):
+    v, args = load(name)
+    curriculum = threshold.flexmatch(
+        args["num_classes"], args["ulb_dest_len"], value=args["p_cutoff"], thresh_warmup=args["thresh_warmup"]
+    )
+    labeler = make_labeler(args["num_classes"], curriculum)
+    for step in range(args["steps"]):
+        labels = labeler(v["logits_w"][step], rows=v["idx_ulb"][step])
+        assert torch.equal(labels.weight, v["mask"][step])
+        assert torch.equal(labels.target, v["pseudo_label"][step])
+        assert torch.equal(curriculum.labels, v["selected_label_after"][step])
+        close(curriculum.per_class(args["num_classes"]), v["class_threshold_used"][step], rtol=1e-6)
+        close(curriculum.learned, v["classwise_acc_after"][step], rtol=1e-6)
+        close(labeler.consistency_loss(v["logits_s"][step], labels), v["unsup_loss"][step], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", names("freematch"))
+def test_freematch_thresholds_fairness_and_gradient(name: str):
+    v, args = load(name)
+    adaptive = threshold.freematch(
+        args["num_classes"],
+        momentum=args["ema_p"],
+        quantile=args["quantile"] if args["use_quantile"] else None,
+        clip=tuple(args["clip"]) if args["clip_thresh"] else None,
+        bias_correction=False,
+    )
+    labeler = make_labeler(args["num_classes"], adaptive)
+    for step in range(args["steps"]):
+        labels = labeler(v["logits_w"][step])
+        assert torch.equal(labels.weight, v["mask"][step])
+        assert torch.equal(labels.target, v["pseudo_label"][step])
+        close(adaptive.confidence.value, v["time_p_after"][step])
+        close(adaptive.probs.value, v["p_model_after"][step])
+        close(adaptive.histogram.value, v["label_hist_after"][step])
+        close(adaptive.per_class(args["num_classes"]), v["class_threshold_used"][step])
+        strong = v["logits_s"][step].clone().requires_grad_()
+        close(labeler.consistency_loss(strong, labels), v["unsup_loss"][step])
+        fairness = adaptive.fairness(strong, labels.weight)
+        fairness.backward()
+        close(fairness, v["ent_loss"][step])
+        close(strong.grad, v["grad_logits_s_ent"][step], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", names("softmatch"))
+def test_softmatch_weights_with_alignment(name: str):
+    v, args = load(name)
+    counts, momentum = torch.ones(args["num_classes"]), args["ema_p"]
+    aligner: align.prior | None = None
+    if args["dist_align"]:
+        model_target = not args["dist_uniform"]
+        aligner = align.estimated(counts, momentum=momentum, bias_correction=False) if model_target else None
+        aligner = aligner or align.uniform(counts, momentum=momentum)
+    soft = threshold.softmatch(len(counts), n_sigma=args["n_sigma"], momentum=momentum, bias_correction=False)
+    labeler = make_labeler(len(counts), soft, aligner)
+    for step in range(args["steps"]):
+        labels = labeler(v["logits_w"][step], v["logits_lb"][step], v["y_lb"][step])
+        close(labels.weight, v["weight"][step], atol=1e-6)
+        assert torch.equal(labels.target, v["pseudo_label"][step])
+        close(soft.mean.value, v["mu_after"][step])
+        close(soft.variance.value, v["var_after"][step])
+        if aligner is not None:
+            close(aligner.running, v["p_model_after"][step])
+        close(labeler.consistency_loss(v["logits_s"][step], labels), v["unsup_loss"][step])
+
+
+@pytest.mark.parametrize("name", names("adamatch"))
+def test_adamatch_relative_threshold_and_estimated_alignment(name: str):
+    v, args = load(name)
+    counts = torch.ones(args["num_classes"])
+    relative = threshold.adamatch(value=args["p_cutoff"])
+    aligner = align.estimated(counts, momentum=args["ema_p"], bias_correction=False)
+    labeler = make_labeler(len(counts), relative, aligner)
+    for step in range(args["steps"]):
+        labels = labeler(v["logits_w"][step], v["logits_lb"][step], v["y_lb"][step])
+        assert torch.equal(labels.weight, v["mask"][step])
+        assert torch.equal(labels.target, v["pseudo_label"][step])
+        close(labels.confidence, v["probs_aligned"][step].max(dim=1).values)
+        close(relative.per_class(1)[0], v["rel_threshold"][step])
+        close(labeler.consistency_loss(v["logits_s"][step], labels), v["unsup_loss"][step])
+
+
+@pytest.mark.parametrize("name", names("debiaspl"))
+def test_debiased_pseudo_labels_and_adaptive_margin(name: str):
+    v, args = load(name)
+    counts = torch.ones(args["num_classes"])
+    debiaser = debias.debiaspl(counts, tau=args["tau"], momentum=args["qhat_m"], bias_correction=False)
+    labeler = make_labeler(len(counts), threshold.fixed(value=args["threshold"]), None, debiaser)
+    for step in range(args["steps"]):
+        close(debiaser.mean.value, v["qhat_before"][step][0])
+        close(debiaser.pseudo(v["logits_w"][step]).softmax(dim=1), v["pseudo_probs"][step])
+        labels = labeler(v["logits_w"][step])
+        assert torch.equal(labels.weight, v["mask"][step])
+        assert torch.equal(labels.target, v["pseudo_label"][step])
+        close(debiaser.mean.value, v["qhat_after"][step][0])
+        close(debiaser.student(v["logits_s"][step]), v["adjusted_logits_s"][step])
+        close(labeler.consistency_loss(v["logits_s"][step], labels), v["unsup_loss"][step])
+    assert float((debiaser.mean.value - 1 / len(counts)).abs().max()) > 0.01, "the estimate does not move"
+
+
+@pytest.mark.parametrize("name", names("simpro"))
+def test_simpro_soft_labels_losses_and_estimates(name: str):
+    v, args = load(name)
+    start = v["adjustment"][0].div(args["tau"]).exp()
+    estimator = debias.simpro(start, tau=args["tau"], momentum=args["ema_u"], every=1)
+    labeler = make_labeler(args["num_classes"], threshold.fixed(value=args["threshold"]), None, estimator)
+    for step in range(args["steps"]):
+        labels = labeler(v["logits_w"][step], v["logits_lb"][step], v["y_lb"][step])
+        assert torch.equal(labels.weight, v["mask"][step])
+        close(labels.soft, v["pseudo_label"][step])
+        of_views = [labeler.consistency_loss(v[view][step], labels) for view in ("logits_s", "logits_u_s1")]
+        close(sum(of_views) / 2, v["Lu"][step])
+        both = torch.cat([v["logits_lb"][step], v["logits_l_s"][step]])
+        supervised = F.cross_entropy(labeler.labeled_logits(both), v["y_lb"][step].repeat(2))
+        close(supervised / args["scale_ratio"], v["Lx"][step])
+        estimator.start_step()
+        close(estimator.unlabeled.value, v["estimated_dis"][step])
+        close(estimator.drawn.value, v["adapt_dis"][step])
+
+
+@pytest.mark.parametrize("name", names("abc"))
+def test_balanced_head_keeps_rows_and_averages_over_all(name: str):
+    v, args = load(name)
+    head = BalancedHead(torch.tensor(args["lb_counts"]), threshold=args["abc_p_cutoff"])
+    for step in range(args["steps"]):
+        progress, labels = step / args["steps"], v["y_lb"][step]
+        weak, strong = v["logits_w"][step], v["logits_s"][step]
+        close(head.keep_labeled(labels), v["keep_prob_lb"][step])
+        close(head.keep_unlabeled(weak.argmax(dim=1), progress), v["keep_prob_ulb"][step])
+        loss = head.labeled_loss(v["logits_lb"][step], labels, v["mask_lb"][step])
+        loss = loss + head.consistency_loss(weak, strong, progress, v["mask_ulb"][step])
+        close(loss, v["abc_loss"][step], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", names("saw_weights"))
+def test_saw_class_weights(name: str):
+    v, _ = load(name)
+    classes = len(v["counts"])
+    # With equal logits every row's loss is its class's weight times log C.
+    loss = cross_entropy(torch.zeros(classes, classes), torch.arange(classes), v["counts"], class_weight="saw")
+    close(loss / np.log(classes), v["weights"])
+
+
+@pytest.mark.parametrize("name", names("ntxent"))
+def test_nt_xent(name: str):
+    v, args = load(name)
+    for temperature in args["temperatures"]:
+        for source in ("", "pml_"):
+            close(nt_xent(v["z0"], v["z1"], temperature), v[f"loss_{source}T{temperature}"])
 
 
 def test_ema_averages_parameters_and_copies_buffers():

@@ -21,6 +21,7 @@ from utils.config import Component, Config
 from utils.device import choose_dtype
 from utils.distributed import World
 from utils.errors import ConfigError
+from utils.memory import keep_freed_memory
 from utils.random_state import seed_everything
 
 NORMALIZATIONS = {
@@ -49,6 +50,8 @@ def build_trainer(
 ) -> Built:
     """Make every part, feed it one batch, and load `state` where a run continues. Raises UserError; writes no run."""
     seed_everything(config.seed)
+    if device.type == "cpu":
+        keep_freed_memory()
     labels = prepare_labels(config, split)
     streams = getattr(KINDS["trainer"].find(config.trainer.type, config.where("trainer.type")), "streams")  # noqa: B009
     data = FaceData(config, labels, open_run_images(config, labels, tell), streams, device, world)
@@ -78,6 +81,7 @@ def build_trainer(
     _try_batch(trainer, data)
     if state is not None:
         trainer.load_state_dict(state)
+        _check_schedule_reaches(trainer)
     weights = getattr(model, "weight_report", None)
     notes = [*labels.frame.history, *describe_split(labels), model.summary(), *([weights.line()] if weights else [])]
     return Built(trainer, labels, notes)
@@ -167,6 +171,18 @@ def _loss(config: Config, head: str, class_counts: torch.Tensor) -> tuple[Loss, 
 
 def _metrics(config: Config) -> dict[str, Metric]:
     return {name: KINDS["metric"].find(name, "metrics") for name in config.metrics}
+
+
+def _check_schedule_reaches(trainer: BaseTrainer) -> None:
+    """A schedule of fixed length (OneCycleLR) keeps the length that it was saved with."""
+    scheduler = trainer.parts.scheduler
+    length = getattr(scheduler.scheduler, "total_steps", None) if scheduler is not None else None
+    ticks = trainer.epochs * (trainer.steps_per_epoch if scheduler and scheduler.interval == "step" else 1)
+    if length is not None and ticks > length:
+        raise ConfigError(
+            f"trainer.epochs: {trainer.epochs} is more than the schedule of this run has; "
+            f"{trainer.config.lr_scheduler.type if trainer.config.lr_scheduler else ''} cannot be made longer"
+        )
 
 
 def _try_batch(trainer: BaseTrainer, data: FaceData) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from base.base_dataset import to_device
+from base.base_dataset import Batch, to_device
 from base.scoring import Normalize
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
@@ -22,6 +23,7 @@ from trainer.build import build_model, open_run_images
 from utils.checkpoint import load_checkpoint
 from utils.config import Config, apply_overrides, config_from_dict
 from utils.errors import UserError
+from utils.memory import keep_freed_memory
 from utils.run_folder import checkpoint_in
 
 
@@ -42,6 +44,8 @@ def load_for_evaluation(
     path: Path, device: torch.device, config_file: Path | None = None, overrides: list[str] | None = None
 ) -> Loaded:
     """The averaged weights where the run kept them. Raises UserError for a file that is no checkpoint."""
+    if device.type == "cpu":
+        keep_freed_memory()
     path = checkpoint_in(path)
     state = load_checkpoint(path)
     config = config_from_dict(json.loads(state["config"]), str(path))
@@ -81,8 +85,16 @@ def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.n
     return everything[chosen], [note]
 
 
+class Rows(Protocol):
+    """Rows of images as batches with the stream `eval`."""
+
+    device: torch.device
+
+    def batches_of(self, rows: np.ndarray) -> Iterable[Batch]: ...
+
+
 @torch.no_grad()
-def predict(loaded: Loaded, data: FaceData, rows: np.ndarray, flip: bool = False) -> dict[str, np.ndarray]:
+def predict(loaded: Loaded, data: Rows, rows: np.ndarray, flip: bool = False) -> dict[str, np.ndarray]:
     """Class probabilities per head, float64 [N, C], in the order of `rows`; `flip` averages with the mirrored image."""
     device = data.device
     mean, std = loaded.normalization

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from base.scoring import Normalize
-from data_loader.cache import read_image
+from base.base_dataset import Batch, checked
+from data_loader.cache import Decoder, Images
+from data_loader.dataset import FaceDataset
+from data_loader.sampler import EvaluationSampler
 from data_loader.views import View
 from report.evaluation import HeadPrediction
 from report.vote import combine
 from report.writer import prediction_table
-from trainer.evaluate import Loaded, load_for_evaluation
+from trainer.evaluate import Loaded, load_for_evaluation, predict
+from utils.config import Config
 from utils.errors import UserError
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-_BATCH = 128
+_BATCH = 256
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
@@ -39,34 +41,34 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     return found
 
 
+class Files:
+    """Decoded images in order, through the checkpoint's own evaluation view."""
+
+    def __init__(self, config: Config, images: Images, device: torch.device):
+        self.device = device
+        view = View(config.to_dict()["views"]["eval"], config.views.shape, config.where("views.eval"))
+        self.dataset = FaceDataset(images, {}, {"eval": {"image": view}}, config.seed)
+
+    def batches_of(self, rows: np.ndarray) -> Iterator[Batch]:
+        for keys in EvaluationSampler(rows, _BATCH):
+            yield checked(self.dataset.__getitems__(keys))
+
+
+def head_predictions(
+    loaded: Loaded, images: Images, count: int, device: torch.device, flip: bool = False
+) -> list[HeadPrediction]:
+    """The heads of a checkpoint on `count` images; their labels are -1."""
+    probs = predict(loaded, Files(loaded.config, images, device), np.arange(count), flip)
+    unlabeled = np.full(count, -1, dtype=np.int64)
+    return [HeadPrediction(head, names, unlabeled, probs[head]) for head, names in loaded.classes.items()]
+
+
 def predict_files(checkpoints: Sequence[Path], files: Sequence[Path], device: torch.device) -> pd.DataFrame:
     """One row a file: path and per head prediction, confidence and probabilities (mean over checkpoints)."""
     votes = []
     for path in checkpoints:
         loaded = load_for_evaluation(path, device)
-        parts = list(_probabilities(loaded, files, device))
-        unknown = np.full(len(files), -1, dtype=np.int64)
-        votes.append(
-            [
-                HeadPrediction(head, names, unknown, np.concatenate([part[head] for part in parts]))
-                for head, names in loaded.classes.items()
-            ]
-        )
+        votes.append(head_predictions(loaded, Decoder(files, loaded.config.views.shape), len(files), device))
     rows = pd.DataFrame({"path": [str(file) for file in files], "split": ""})
     table = prediction_table(rows, combine(votes, "soft"))
-    return table.drop(columns=[c for c in table if c == "split" or c.endswith("/label")])
-
-
-@torch.no_grad()
-def _probabilities(loaded: Loaded, files: Sequence[Path], device: torch.device) -> Iterator[dict[str, np.ndarray]]:
-    size = loaded.config.views.shape
-    view = View(loaded.config.to_dict()["views"]["eval"], size)
-    mean, std = loaded.normalization
-    normalize = Normalize(mean, std, device)
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(files), _BATCH):
-            batch = files[start : start + _BATCH]
-            sources = list(pool.map(lambda file: read_image(file, size), batch))
-            images = np.stack([view(source, seed=start + i) for i, source in enumerate(sources)])
-            logits = loaded.model(normalize(torch.from_numpy(images).to(device)))
-            yield {head: logits[head].double().softmax(dim=1).cpu().numpy() for head in loaded.classes}
+    return table.drop(columns=[c for c in table if c == "split" or str(c).endswith("/label")])

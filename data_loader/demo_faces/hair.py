@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from data_loader.demo_faces.canvas import (
@@ -140,7 +142,10 @@ def paint_back_hair(image: np.ndarray, mask: np.ndarray, person: Person, head: H
         wave = person.curl * 0.06 * np.sin(np.linspace(0, 14, 12) + rng.uniform(0, 6))
         line = np.stack([np.linspace(x * half * 1.05, x * wide, 12) + wave, np.linspace(-0.7, low, 12)], axis=1)
         stroke(
-            texture, head.outline(line), shade(person.hair, float(np.exp(rng.normal(-0.25, 0.25)))), rng.integers(1, 4)
+            texture,
+            head.outline(line),
+            shade(person.hair, float(np.exp(rng.normal(-0.25, 0.25)))),
+            float(rng.integers(1, 4)),
         )
     paint(image, drawn, texture)
     np.maximum(mask, drawn, out=mask)
@@ -200,22 +205,29 @@ def hair_texture(
     ends = arc[rng.integers(len(arc), size=STREAKS)] * rng.uniform(0.55, 1.0, (STREAKS, 1))
     crown = np.broadcast_to((person.fringe.part * person.half_width, -0.98), ends.shape)
     middle = (crown + ends) / 2 - np.stack([np.zeros(STREAKS), 0.16 * np.abs(ends - crown)[:, 0]], axis=1)
-    lines = smooth_curve(np.stack([crown, middle, ends + (0, 0.05)], axis=1), 8)
+    lines = smooth_curve(np.stack([crown, middle, ends + np.array([0.0, 0.05])], axis=1), 8)
     lines = lines + rng.normal(0, 0.012 + 0.03 * person.curl, lines.shape)
     for line in head.outline(lines.reshape(-1, 2), 0.6).reshape(lines.shape):
-        stroke(texture, line, _streak(person, rng), rng.integers(1, 3))
+        stroke(texture, line, _streak(person, rng), float(rng.integers(1, 3)))
     for line, half_width in locks:
         for offset in rng.uniform(-0.9, 0.9, 5) * half_width:
-            stroke(texture, head.surface(line + (offset, 0), ABOVE_SKIN), _streak(person, rng))
+            stroke(texture, head.surface(line + np.array([offset, 0.0]), ABOVE_SKIN), _streak(person, rng))
     return texture
 
 
-def coverage(strands: np.ndarray, person: Person, head: Head) -> float:
-    """The share of the forehead that the strands hide, 0..1."""
-    region = blank(strands)
-    fill(region, head.surface(forehead(person)), 255)
-    weight = region.astype(np.float32) / 255
-    return float((weight * strands).sum() / (255 * weight.sum() + 1e-6))
+def coverage(person: Person, fringe: Fringe, locks: list[Lock], head: Head) -> float:
+    """The share of the forehead that the strands hide, 0..1.
+
+    Measured on a canvas of its own: antialiased edges are a pixel wide, so the photo's size would decide labels.
+    """
+    strands = np.zeros((256, 256), np.uint8)
+    region = np.zeros_like(strands)
+    measured = replace(head, scale=100.0, centre=(128.0, 128.0))
+    fill(region, measured.surface(forehead(person)), 255)
+    for lock in locks:
+        fill(strands, lock_polygon(lock, measured), round(255 * fringe.opacity))
+    weight = region.astype(np.float64)
+    return float((weight * strands).sum() / (255 * weight.sum()))
 
 
 def _streak(person: Person, rng: np.random.Generator) -> tuple[float, float, float]:

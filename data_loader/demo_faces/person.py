@@ -259,7 +259,7 @@ def _cast(rng: np.random.Generator) -> Colour:
 
 
 def _fringe(rng: np.random.Generator, male: bool, bald: bool, receding: float) -> Fringe:
-    odds = [0.70, 0.07, 0.05, 0.045, 0.025, 0.11] if male else [0.55, 0.15, 0.10, 0.03, 0.05, 0.12]
+    odds = [0.71, 0.07, 0.05, 0.045, 0.025, 0.10] if male else [0.55, 0.15, 0.10, 0.03, 0.05, 0.12]
     style = str(rng.choice(FRINGES, p=odds))
     if bald or receding > 0.6:
         style = "up"

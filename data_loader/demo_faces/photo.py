@@ -27,7 +27,7 @@ class Photo:
 def take_photo(person: Person, scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> Photo:
     """Draw a photo of `size` (height, width) pixels."""
     height, width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
-    head = _place(person, scene, height, width)
+    head = place_head(person, scene, height, width)
     image = np.empty((height, width, 3), np.uint8)
     light.paint_background(image, scene, person, rng)
     empty = image.copy()
@@ -63,7 +63,9 @@ def take_photo(person: Person, scene: Scene, size: tuple[int, int], rng: np.rand
         "eye_g": glasses,
         "hat": hat,
     }
-    return Photo(light.develop(lit, scene, rng), _visible(parts, size), hair.coverage(strands, person, head))
+    return Photo(
+        light.develop(lit, scene, rng), _visible(parts, size), hair.coverage(person, scene.fringe, locks, head)
+    )
 
 
 def _reduce(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -71,7 +73,8 @@ def _reduce(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
 
-def _place(person: Person, scene: Scene, height: int, width: int) -> Head:
+def place_head(person: Person, scene: Scene, height: int, width: int) -> Head:
+    """Where the head is on a canvas of the given size in pixels."""
     side = min(height, width)
     return Head(
         half_width=person.half_width,

@@ -117,7 +117,7 @@ def paint_headband(image: np.ndarray, person: Person, head: Head, rng: np.random
     half = 1.02 * person.half_width
     upper = smooth_curve([(-half, top + 0.2), (-0.6 * half, top), (0.6 * half, top), (half, top + 0.2)], 20)
     mask = blank(image)
-    fill(mask, head.surface(np.concatenate([upper, upper[::-1] + (0, thick)]), 0.06), 255)
+    fill(mask, head.surface(np.concatenate([upper, upper[::-1] + np.array([0.0, thick])]), 0.06), 255)
     paint(image, mask, random_colour(rng))
 
 

@@ -25,18 +25,19 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 
-DRAWING = 1  # raised whenever the same settings would draw other pictures
+DRAWING = 2  # raised whenever the same settings would draw other pictures
 SETTINGS_FILE = "demo.json"
 CHUNK = 16
 
-README = """These pictures are GENERATED. They show nobody: every face was drawn by a program, and every label was computed
-from the drawing. Use them to try things out; figures measured on them say nothing about real faces.
+README = """These pictures are GENERATED. They show nobody: every face was drawn by a program, and every label was
+computed from the drawing. Use them to try things out; figures measured on them say nothing about real faces.
 
 Made by: {command}
 Seed: {seed}
 
 CelebAMask-HQ/  {count} images of {size} x {size} pixels in the layout of CelebAMask-HQ
-mask_faces/     {persons} persons with 7 photos each, and {eval_persons} more without answers, in the layout of the mask competition
+mask_faces/     {persons} persons with 7 photos each, and {eval_persons} more without answers, in the layout of the
+                mask competition
 {settings_file}       the settings; a later run with the same ones leaves this folder as it is
 
 label_frame.csv, column forehead: 0 shown, 1 partly covered by hair, 2 covered, blank = not labeled (women),
@@ -67,8 +68,8 @@ class DemoSettings:
             raise UserError(f"--size {self.size}: expected a multiple of 8 from 32 to 1024 pixels")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: expected a number from 0")
-        if self.persons < 9:
-            raise UserError(f"--persons {self.persons}: expected at least 9, so that every gender and age group occurs")
+        if self.persons < 6:
+            raise UserError(f"--persons {self.persons}: expected at least 6, so that every gender and age group occurs")
 
 
 def write_demo(
@@ -104,19 +105,22 @@ def _is_current(out: Path, settings: DemoSettings, force: bool) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
-        found = json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        about = json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8"))
+        found, files = dict(about["settings"]), int(about["files"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{out}: exists and is not a folder of demo faces; choose another --out") from None
-    images = out / "CelebAMask-HQ" / "CelebA-HQ-img"
-    whole = images.is_dir() and sum(1 for _ in images.iterdir()) == settings.count
-    if found == asdict(settings) and whole and not force:
+    if force:
+        return False
+    wanted = asdict(settings)
+    differs = [f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
+    if not differs and _count_files(out) >= files:
         return True
-    if not force:
-        wanted = asdict(settings)
-        differs = [f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
-        reason = f"made with {', '.join(differs)}" if differs else "no longer complete"
-        raise UserError(f"{out}: holds demo faces {reason}; add --force to replace them, or choose another --out")
-    return False
+    reason = f"made with {', '.join(differs)}" if differs else "that are no longer complete"
+    raise UserError(f"{out}: holds demo faces {reason}; add --force to replace them, or choose another --out")
+
+
+def _count_files(root: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(root))
 
 
 def _fill(root: Path, settings: DemoSettings, processes: int | None, progress: Progress) -> None:
@@ -145,7 +149,8 @@ def _fill(root: Path, settings: DemoSettings, processes: int | None, progress: P
     )
     for folder in (root, celeba_root, mask_root):
         (folder / "README.txt").write_text(text, encoding="utf-8", newline="\n")
-    (root / SETTINGS_FILE).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8", newline="\n")
+    about = {"settings": asdict(settings), "files": _count_files(root) + 1}
+    (root / SETTINGS_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def _command(settings: DemoSettings) -> str:

@@ -1,9 +1,15 @@
-"""Distribution alignment of weak-view probabilities (ReMixMatch, Berthelot et al. 2020, §3.1)."""
+"""Distribution alignment of weak-view probabilities (ReMixMatch, Berthelot et al. 2020, §3.1).
+
+An aligner is a `prior` whose target may move: `move_target` is all that a further one has to write.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from trainer.pseudo_label.running_mean import RunningMean
+from trainer.pseudo_label.weak_batch import Labeled
 
 _EPSILON = 1e-6
 
@@ -47,13 +53,18 @@ class prior(nn.Module):
         self.register_buffer("running", torch.zeros(len(counts)))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, probs: Tensor, mean: Tensor | None = None) -> Tensor:
-        """probs [U, C] -> aligned [U, C]; `mean` [C]: the batch's mean over all processes where there are several."""
-        mean = probs.mean(dim=0) if mean is None else mean
+    def forward(self, probs: Tensor, labeled: Labeled | None = None, progress: float = 0.0) -> Tensor:
+        """probs [U, C] of the unlabeled rows -> aligned [U, C]; progress: share of the run that is done, in [0, 1]."""
+        self.move_target(labeled, progress)
+        mean = probs.mean(dim=0)
         moved = self.running * self.momentum + mean * (1 - self.momentum)
         self.running.copy_(torch.where(self.updates == 0, mean, moved))
         self.updates += 1
         return _align(probs, self.target, self.running)
+
+    def move_target(self, labeled: Labeled | None, progress: float) -> None:
+        """Called before each alignment; the labels' prior stays."""
+        return None
 
 
 class uniform(prior):
@@ -61,3 +72,62 @@ class uniform(prior):
 
     def __init__(self, class_counts: Tensor, *, momentum: float = 0.99):
         super().__init__(class_counts, momentum=momentum, distribution=[1.0] * len(class_counts))
+
+
+class estimated(prior):
+    """Alignment to the running mean of the predictions for the labeled rows (AdaMatch, Berthelot et al. 2022).
+
+    It follows the labeled batches: with `sampler: balanced` that is nearly `uniform`.
+
+    momentum: of both means, in [0, 1).
+    bias_correction: of the target's mean; false starts it at equal shares, as published (see RunningMean).
+    """
+
+    def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, bias_correction: bool = True):
+        super().__init__(class_counts, momentum=momentum)
+        equal = torch.full((len(class_counts),), 1 / len(class_counts))
+        self.labeled = RunningMean(equal, momentum, bias_correction)
+
+    def move_target(self, labeled: Labeled | None, progress: float) -> None:
+        if labeled is None:
+            raise ValueError("align: estimated needs the logits of the labeled rows")
+        self.target.copy_(self.labeled(*labeled.mean(labeled.probs)))
+
+
+class crest_plus(prior):
+    """Alignment to prior^t, with t from 1 to t_min over the run (CReST+, Wei et al. 2021, §3.3): ever more balanced.
+
+    t_min: t at the end, in [0, 1].
+    generations: change t in this many equal parts of the run, at least 2; left out, t changes at every step.
+    momentum: of the running mean, in [0, 1).
+    distribution: shares in place of the labels' own.
+    """
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        *,
+        t_min: float = 0.5,
+        generations: int | None = None,
+        momentum: float = 0.99,
+        distribution: list[float] | None = None,
+    ):
+        super().__init__(class_counts, momentum=momentum, distribution=distribution)
+        if not 0 <= t_min <= 1:
+            raise ValueError(f"t_min must be in [0, 1], got {t_min}")
+        if generations is not None and generations < 2:
+            raise ValueError(f"generations must be at least 2, got {generations}")
+        self.t_min, self.generations = t_min, generations
+        self.start: Tensor
+        self.register_buffer("start", self.target.clone(), persistent=False)
+
+    def t(self, progress: float) -> float:
+        """progress: share of the run that is done, in [0, 1]."""
+        if self.generations is not None:
+            generation = min(int(progress * self.generations), self.generations - 1)
+            progress = generation / (self.generations - 1)
+        return 1 - progress * (1 - self.t_min)
+
+    def move_target(self, labeled: Labeled | None, progress: float) -> None:
+        tempered = self.start ** self.t(progress)
+        self.target.copy_(tempered / tempered.sum())

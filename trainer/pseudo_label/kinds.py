@@ -1,36 +1,80 @@
-"""The pseudo-labeling switches by name, and how they make a labeler."""
+"""The pseudo-labeling switches by name, and how they make the labelers of a run."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from base.parts import Parts
 from trainer.pseudo_label import align as align_module
 from trainer.pseudo_label import debias as debias_module
 from trainer.pseudo_label import threshold as threshold_module
+from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.labeler import PseudoLabeler
+from utils.config import Config
 from utils.config.components import Kind
+from utils.errors import ConfigError
 
+_COUNTS = frozenset({"class_counts"})
 PSEUDO_LABEL_KINDS = {
-    "threshold": Kind("threshold", (threshold_module,), base=nn.Module),
-    "align": Kind("align", (align_module,), base=nn.Module, provided=frozenset({"class_counts"})),
-    "debias": Kind("debias", (debias_module,), base=nn.Module, provided=frozenset({"class_counts"})),
+    "threshold": Kind(
+        "threshold",
+        (threshold_module,),
+        base=threshold_module.Threshold,
+        provided=frozenset({"classes", "unlabeled_rows"}),
+    ),
+    "align": Kind("align", (align_module,), base=nn.Module, provided=_COUNTS),
+    "debias": Kind("debias", (debias_module,), base=debias_module.Debias, provided=_COUNTS),
 }
 
 Switch = dict[str, Any] | str | None
 
 
+def build_labelers(parts: Parts, threshold: Switch, align: Switch, debias: Switch) -> tuple[Tensor, nn.ModuleDict]:
+    """The numbers of the run's unlabeled rows, ascending int64 [N], and a PseudoLabeler for each head."""
+    streams = getattr(parts.data, "streams", {})
+    rows = torch.as_tensor(streams["unlabeled"][0].rows if "unlabeled" in streams else [], dtype=torch.int64)
+    labelers = {}
+    for head, names in parts.data.classes.items():
+        counts = parts.data.class_counts[head]
+        labelers[head] = build_labeler(names, counts, threshold, align, debias, len(rows))
+        _check_loss(parts.config, head, labelers[head])
+        if parts.model.balanced_heads is not None:
+            labelers[head].balanced = BalancedHead(counts)
+    return rows.sort().values.to(parts.device), nn.ModuleDict(labelers).to(parts.device)
+
+
 def build_labeler(
-    classes: tuple[str, ...], class_counts: Tensor, threshold: Switch, align: Switch, debias: Switch
+    classes: tuple[str, ...],
+    class_counts: Tensor,
+    threshold: Switch,
+    align: Switch,
+    debias: Switch,
+    unlabeled_rows: int = 0,
 ) -> PseudoLabeler:
-    """class_counts [C]: labels in use per class. A switch is a name or {"type", "args"}; null or "none" is off."""
+    """class_counts [C]: labels in use per class. A switch is a name or {"type", "args"}; null or "none" is off.
+
+    unlabeled_rows: how many unlabeled rows the run has, for thresholds that remember each of them.
+    """
+    provided = {"class_counts": class_counts, "classes": len(classes), "unlabeled_rows": unlabeled_rows}
     modules: list[Any] = []
     for kind, switch in (("threshold", threshold), ("align", align), ("debias", debias)):
         component = {"type": switch, "args": {}} if isinstance(switch, str) else switch
         if component is None or component["type"] == "none":
             modules.append(None)
             continue
-        provided = {} if kind == "threshold" else {"class_counts": class_counts}
-        modules.append(PSEUDO_LABEL_KINDS[kind].build(component, f"trainer.args.{kind}", **provided))
+        kinds = PSEUDO_LABEL_KINDS[kind]
+        given = {name: value for name, value in provided.items() if name in kinds.provided}
+        modules.append(kinds.build(component, f"trainer.args.{kind}", **given))
     return PseudoLabeler(classes, class_counts, *modules)
+
+
+def _check_loss(config: Config, head: str, labeler: PseudoLabeler) -> None:
+    loss = config.loss.get(head, config.loss.get("default")) if isinstance(config.loss, dict) else config.loss
+    if labeler.debias is not None and labeler.debias.adjusts_labeled and loss and loss.type == "logit_adjustment":
+        raise ConfigError(
+            f"{config.where('trainer.args.debias')}: {type(labeler.debias).__name__} adjusts the labeled loss of "
+            f"'{head}' itself; set loss.type to cross_entropy"
+        )

@@ -2,64 +2,148 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.collapse_guard import Expected
+from trainer.pseudo_label.align import prior
+from trainer.pseudo_label.balanced_head import BalancedHead
+from trainer.pseudo_label.debias import Debias
+from trainer.pseudo_label.processes import gather_rows, own_rows
+from trainer.pseudo_label.threshold import Threshold
+from trainer.pseudo_label.weak_batch import Labeled, WeakBatch, one_hot
+
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """target int64 [U], weight [U] in [0, 1], confidence [U]: the largest aligned probability."""
+    """target int64 [U], weight [U] in [0, 1], confidence [U]: the largest aligned probability.
+
+    soft [U, C]: probabilities to be learned instead of `target`, where debiasing asks for them.
+    """
 
     target: Tensor
     weight: Tensor
     confidence: Tensor
+    soft: Tensor | None = None
 
 
 class PseudoLabeler(nn.Module):
-    """threshold: probs -> weights; align: probs -> probs; debias: logits -> logits. Running state is in buffers."""
+    """Debiased logits -> probabilities -> aligned -> targets and weights. Running state is in the switches' buffers.
 
-    def __init__(self, classes: tuple[str, ...], class_counts: Tensor, threshold: nn.Module, align=None, debias=None):
+    All processes see all rows of a step, so they agree on every running statistic.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        class_counts: Tensor,
+        threshold: Threshold,
+        align: prior | None = None,
+        debias: Debias | None = None,
+        balanced: BalancedHead | None = None,
+    ):
         super().__init__()
-        self.classes = classes
+        self.classes, self.balanced = classes, balanced
         self.threshold, self.align, self.debias = threshold, align, debias
         self.labeled_prior: Tensor
         self.register_buffer("labeled_prior", (class_counts / class_counts.sum()).float(), persistent=False)
 
     @torch.no_grad()
-    def forward(self, logits: Tensor) -> PseudoLabels:
-        """Weak-view logits [U, C] of the live model."""
-        logits = logits.detach().float()
-        probs = (logits if self.debias is None else self.debias.pseudo(logits)).softmax(dim=1)
-        if self.align is not None:
-            probs = self.align(probs)
+    def forward(
+        self,
+        logits: Tensor,
+        labeled_logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        rows: Tensor | None = None,
+        progress: float = 0.0,
+    ) -> PseudoLabels:
+        """One training step: moves the running statistics.
+
+        logits [U, C]: of the live model for the weak view. labeled_logits [L, C], labels int64 [L], −1 where this head
+        has none: the step's labeled rows. rows int64 [U]: places of the unlabeled rows among all of them, 0 … N − 1.
+        progress: share of the semi-supervised steps that are done. Which of them are needed depends on the switches.
+        """
+        if self.debias is not None:
+            self.debias.start_step()
+        own = len(logits)
+        logits = gather_rows(logits.detach().float())
+        unaligned = self._probs(logits)
+        labeled, label_counts = self._labeled(labeled_logits, labels)
+        probs = unaligned if self.align is None else self.align(unaligned, labeled, progress)
         confidence, target = probs.max(dim=1)
-        return PseudoLabels(target, self.threshold(probs), confidence)
+        rows = None if rows is None else gather_rows(rows)
+        batch = WeakBatch(probs, confidence, target, unaligned, rows, labeled)
+        weight, target = self.threshold(batch), self.threshold.target(batch)
+        soft = None
+        if self.debias is not None:
+            self.debias.update(logits, probs, weight, label_counts)
+            soft = own_rows(probs, own) if self.debias.soft_targets else None
+        return PseudoLabels(own_rows(target, own), own_rows(weight, own), own_rows(confidence, own), soft)
+
+    def _probs(self, logits: Tensor) -> Tensor:
+        return (logits if self.debias is None else self.debias.pseudo(logits)).softmax(dim=1)
+
+    def _labeled(self, logits: Tensor | None, labels: Tensor | None) -> tuple[Labeled | None, Tensor]:
+        """Probabilities of the labeled rows, and labels per class [C]."""
+        counts = torch.zeros_like(self.labeled_prior)
+        if labels is not None:
+            labels = gather_rows(labels)
+            counts = one_hot(labels, len(self.classes)).sum(dim=0)
+        if logits is None:
+            return None, counts
+        probs = self._probs(gather_rows(logits.detach().float()))
+        known = torch.ones_like(probs[:, 0]) if labels is None else (labels >= 0).to(probs.dtype)
+        return Labeled(probs, known), counts
+
+    def labeled_logits(self, logits: Tensor) -> Tensor:
+        """Logits [L, C] that the supervised loss sees."""
+        return logits if self.debias is None else self.debias.labeled(logits)
 
     def consistency_loss(self, logits: Tensor, labels: PseudoLabels) -> Tensor:
         """Cross entropy of strong-view logits [U, C] against the pseudo-labels, averaged over ALL U rows (eq. 4)."""
-        logits = logits.float() if self.debias is None else self.debias.student(logits.float())
-        return (F.cross_entropy(logits, labels.target, reduction="none") * labels.weight).mean()
+        logits = self._student(logits)
+        target = labels.target if labels.soft is None else labels.soft
+        return (F.cross_entropy(logits, target, reduction="none") * labels.weight).mean()
+
+    def further_losses(
+        self,
+        head: str,
+        weak: Mapping[str, Tensor],
+        strong: Mapping[str, Tensor],
+        labels: PseudoLabels,
+        progress: float = 0.0,
+    ) -> list[Tensor]:
+        """Terms of the threshold and the balanced head in the unlabeled loss; weak, strong: {head: logits [U, C]}."""
+        term = self.threshold.regularization(self._student(strong[head]), labels.weight)
+        losses = [] if term is None else [term]
+        if self.balanced is not None:
+            name = f"{head}/balanced"
+            losses.append(self.balanced.consistency_loss(weak[name], strong[name], progress))
+        return losses
+
+    def _student(self, logits: Tensor) -> Tensor:
+        return logits.float() if self.debias is None else self.debias.student(logits.float())
 
     @torch.no_grad()
     def sums(self, labels: PseudoLabels, hidden: Tensor | None) -> dict[str, Tensor]:
         """What `values` needs, as sums over rows. hidden: int64 [U] labels kept aside, −1 where there is none."""
-        one_hot = F.one_hot(labels.target, len(self.classes)).to(labels.weight.dtype)
-        accepted = labels.weight > 0
+        of_class = one_hot(labels.target, len(self.classes))
         sums = {
             "rows": torch.ones_like(labels.weight).sum(),
-            "weight": (one_hot * labels.weight[:, None]).sum(dim=0),
-            "predicted": one_hot.sum(dim=0),
+            "weight": (of_class * labels.weight[:, None]).sum(dim=0),
+            "predicted": of_class.sum(dim=0),
             "confidence": labels.confidence.sum(),
-            "threshold": self.threshold.per_class(len(self.classes)),  # type: ignore[operator]
+            "threshold": self.threshold.per_class(len(self.classes)),
             "batches": torch.ones(()),
         }
         if hidden is not None:
-            known = accepted & (hidden >= 0)
+            known = labels.weight * (hidden >= 0)
             sums["known"] = known.sum()
-            sums["right"] = (known & (hidden == labels.target)).sum()
+            sums["right"] = (known * (hidden == labels.target)).sum()
         return sums
 
     def values(self, sums: dict[str, Tensor]) -> dict[str, float]:
@@ -84,6 +168,12 @@ class PseudoLabeler(nn.Module):
         if float(sums.get("known", torch.zeros(()))) > 0:
             values["pseudo_accuracy"] = float(sums["right"] / sums["known"])
         return values
+
+    def expected(self) -> Expected:
+        """The class distribution that accepted pseudo-labels should have."""
+        target = self.labeled_prior if self.align is None else self.align.target
+        shares = dict(zip(self.classes, target.tolist()))
+        return Expected(shares, self.align is not None, torch.allclose(target, self.labeled_prior, atol=1e-4))
 
     def describe(self, head: str, values: dict[str, float]) -> str:
         """One line for people about an epoch's `values`."""

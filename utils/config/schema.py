@@ -11,6 +11,7 @@ from utils.config.layers import Layer, Problem, is_loss_per_head
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=8)]
+Age = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -89,13 +90,30 @@ Labeled = Annotated[
 ]
 
 
-class Labels(Section):
-    """What happens to the labels before the split."""
+class TrainLabels(Section):
+    """What happens to the labels of the training rows only; validation and test keep theirs."""
 
+    age_boundaries: list[Age] | None = Field(
+        default=None, json_schema_extra=_says("a list of rising ages, such as [30, 58], or null")
+    )
+    """First ages of the second, third, … age class in training; null: those of the reader."""
+    drop_ages: list[Annotated[list[Age], Field(min_length=2, max_length=2)]] = Field(
+        default=[], json_schema_extra=_says("a list of ranges [first, last] of ages, such as [[28, 30], [57, 59]]")
+    )
+    """Ages whose label is hidden in training, such as [[28, 30], [57, 59]]; both ends belong to the range."""
+
+
+class Labels(Section):
+    """What happens to the labels before the split, and to those of the training rows after it."""
+
+    corrections: Text | None = None
+    """A CSV (path or id, field, from, to) applied first; relative to the data set's root or the working folder."""
     merge: dict[str, dict[str, Annotated[list[Text], Field(min_length=1)]]] | None = None
     """New classes of an attribute: {attribute: {class: [raw labels]}}; null: the labels as they are."""
     filters: list[Text] = []
     """pandas query expressions; only rows that fit all of them stay."""
+    train: TrainLabels | None = None
+    """Ages in training only: other boundaries, and ages that are left out."""
     labeled: Labeled | None = None
     """Hide all other training labels, to measure semi-supervised learning on a fully labeled set."""
 
@@ -145,9 +163,9 @@ class Views(Section):
     )
     """Side of the square images in pixels, or [height, width]."""
     train: Transforms = _view("light")
-    """View of labeled images in supervised training."""
+    """View of labeled images."""
     weak: Transforms = _view("flip_translate")
-    """View that pseudo-labels are read from; labeled images get it too."""
+    """View that pseudo-labels are read from."""
     strong: Transforms = _view("randaugment")
     """View that learns from pseudo-labels."""
     eval: Transforms = _view("none")
@@ -203,7 +221,7 @@ class Trainer(Component):
     epochs: int = Field(ge=1)
     """Epochs to train."""
     steps_per_epoch: int | None = Field(default=None, ge=1)
-    """Optimizer steps in an epoch; null: one pass over the labeled images."""
+    """Optimizer steps in an epoch; null: one pass over the images, in semi-supervised training the unlabeled ones."""
     monitor: str = Field(
         default="max valid/macro_f1",
         pattern=r"^(min|max) \S+$",
@@ -215,7 +233,7 @@ class Trainer(Component):
     ema: float | None = Field(default=None, ge=0, lt=1)
     """Decay of the averaged weights that are evaluated; null: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the forward pass; "auto" is measured and recorded."""
+    """Number format of the forward pass; "auto": bf16 or fp16 on CUDA, fp32 elsewhere."""
     accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients make one optimizer step."""
     clip_grad: float | None = Field(default=None, gt=0)

@@ -1,0 +1,396 @@
+"""Every switch of FixMatch learns, differs from plain FixMatch, resumes, and agrees over processes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from base.base_model import BaseModel
+from tests import conftest
+from tests.test_training import write_config
+from trainer.collapse_guard import CollapseGuard, Expected, find_collapse
+from trainer.pseudo_label import align, threshold
+from trainer.pseudo_label.kinds import build_labeler
+from trainer.pseudo_label.labeler import PseudoLabeler
+from trainer.pseudo_label.running_mean import RunningMean
+from utils.errors import ConfigError
+
+NAMES = tuple("abcdefghij")
+UNLABELED = 40
+FIXED = {"type": "fixed", "args": {"value": 0.6}}
+METHODS: dict[str, dict[str, Any]] = {
+    "flexmatch": {"threshold": {"type": "flexmatch", "args": {"value": 0.6}}},
+    "flexmatch without warm-up": {"threshold": {"type": "flexmatch", "args": {"value": 0.6, "thresh_warmup": False}}},
+    "freematch": {"threshold": {"type": "freematch", "args": {"momentum": 0.9}}},
+    "freematch quantile": {"threshold": {"type": "freematch", "args": {"quantile": 0.8, "clip": [0.1, 0.9], "w_f": 0}}},
+    "softmatch": {"threshold": "softmatch", "align": "uniform"},
+    "softmatch aligned": {"threshold": {"type": "softmatch", "args": {"labels": "aligned"}}, "align": "prior"},
+    "adamatch": {"threshold": {"type": "adamatch", "args": {"value": 0.9}}, "align": "estimated"},
+    "prior": {"threshold": FIXED, "align": "prior"},
+    "uniform": {"threshold": FIXED, "align": "uniform"},
+    "estimated": {"threshold": FIXED, "align": "estimated"},
+    "crest_plus": {"threshold": FIXED, "align": {"type": "crest_plus", "args": {"generations": 3}}},
+    "logit_adjustment": {"threshold": FIXED, "debias": "logit_adjustment"},
+    "debiaspl": {"threshold": FIXED, "debias": "debiaspl"},
+    "simpro": {"threshold": FIXED, "debias": {"type": "simpro", "args": {"every": 2}}},
+    "everything": {
+        "threshold": {"type": "freematch", "args": {"w_f": 0.05}},
+        "align": "estimated",
+        "debias": "debiaspl",
+    },
+}
+
+
+class LinearNet(BaseModel):
+    """Small enough to see every change; with `balanced`, ABC's second classifier."""
+
+    def __init__(self, classes: int, balanced: bool = False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(12, 8), nn.Linear(8, classes)
+        self.balanced_heads = nn.ModuleDict({"label": nn.Linear(8, classes)}) if balanced else None
+
+    def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
+        features = self.body(images.flatten(1)).tanh()
+        if self.balanced_heads is None:
+            return {"label": self.head(features)}
+        balanced = self.balanced_heads["label"](features)
+        return {"label": self.head(features), "label/balanced": balanced} if self.training else {"label": balanced}
+
+
+class ImbalancedData(conftest.NoData):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.class_counts = {head: 2.0 ** torch.arange(len(names), 0, -1) for head, names in classes.items()}
+        rows = type("Stream", (), {"rows": np.arange(UNLABELED) * 3 + 5})
+        self.streams = {"unlabeled": (rows, 1)}
+
+
+@pytest.fixture
+def start(make_trainer, monkeypatch):
+    def start(classes: int, balanced: bool = False, loss: str = "cross_entropy", **args: Any):
+        monkeypatch.setattr(conftest, "NoData", ImbalancedData)
+        trainer = make_trainer(
+            LinearNet(classes, balanced),
+            classes={"label": NAMES[:classes]},
+            trainer={"type": "FixMatchTrainer", "args": args, "epochs": 2, "steps_per_epoch": 5, "ema": None},
+            optimizer={"type": "SGD", "args": {"lr": 0.5, "momentum": 0.9}},
+            loss={"type": loss},
+        )
+        trainer.normalize = lambda images: images
+        trainer.network.train()
+        return trainer
+
+    return start
+
+
+def batch(step: int, classes: int) -> dict[str, dict[str, Any]]:
+    """Blobs of classes that become rarer; the strong view is the weak one with noise."""
+    rng = torch.Generator().manual_seed(step)
+    shares = 2.0 ** -torch.arange(classes)
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        target = torch.multinomial(shares, count, replacement=True, generator=rng)
+        centre = torch.eye(12)[target] * 2
+        return (centre + 0.4 * torch.randn(count, 12, generator=rng)).view(count, 3, 2, 2), target
+
+    (image, target), (weak, _) = draw(16), draw(32)
+    strong = weak + 0.5 * torch.randn(weak.shape, generator=rng)
+    row = torch.randperm(UNLABELED, generator=rng)[:32] * 3 + 5
+    return {
+        "labeled": {"image": image, "target": {"label": target}},
+        "unlabeled": {"weak": weak, "strong": strong, "row": row},
+    }
+
+
+def train(trainer, steps: range, classes: int) -> list[float]:
+    losses = []
+    for step in steps:
+        torch.manual_seed(step)
+        losses.append(float(trainer.train_on(batch(step, classes))))
+    return losses
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_learns_differs_from_fixmatch_and_resumes(start, method: str, classes: int):
+    plain, trainer, before = start(classes, threshold=FIXED), start(classes, **METHODS[method]), LinearNet(classes)
+    train(plain, range(6), classes)
+    losses = train(trainer, range(6), classes)
+    assert np.isfinite(losses).all()
+    for now, then, other in zip(trainer.model.parameters(), before.parameters(), plain.model.parameters()):
+        assert not torch.equal(now, then), "a parameter does not move"
+        assert not torch.equal(now, other), "the same as plain FixMatch"
+
+    stored = io.BytesIO()
+    parts = (trainer.model, trainer.parts.optimizer, trainer.trainer_state())
+    torch.save([part.state_dict() for part in parts], stored)
+    stored.seek(0)
+    resumed = start(classes, **METHODS[method])
+    resumed.step = trainer.step
+    for part, state in zip(
+        (resumed.model, resumed.parts.optimizer, resumed.trainer_state()), torch.load(stored, weights_only=True)
+    ):
+        part.load_state_dict(state)
+    assert train(resumed, range(6, 10), classes) == train(trainer, range(6, 10), classes)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), trainer.model.parameters()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_unlabeled_loss_has_a_gradient_of_its_own(start, method: str):
+    """At equal weights, the gradient with lambda_u 1 is not that with 0."""
+    found = []
+    for lambda_u in (0.0, 1.0):
+        trainer = start(3, **METHODS[method], lambda_u=0.0)
+        train(trainer, range(4), 3)
+        trainer.lambda_u = lambda_u
+        trainer.training_step(batch(4, 3)).backward()
+        found.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
+    assert float((found[0] - found[1]).norm()) > 1e-3
+
+
+def test_the_balanced_head_learns_evaluates_and_is_trained_in_the_warm_up(start, make_trainer):
+    trainer = start(3, balanced=True, threshold=FIXED, warm_up_epochs=1)
+    untrained = LinearNet(3, balanced=True)
+    weight = trainer.model.balanced_heads["label"].weight
+    train(trainer, range(2), 3)
+    warm = weight.clone()
+    assert not torch.equal(warm, untrained.balanced_heads["label"].weight)
+    train(trainer, range(2, 8), 3)
+    assert not torch.equal(weight, warm) and trainer.sums.read()["mean/loss_further"] > 0
+    images = batch(9, 3)["labeled"]["image"]
+    in_training = trainer.model.train()(images)
+    assert torch.equal(trainer.model.eval()(images)["label"], in_training["label/balanced"])
+    assert not torch.equal(in_training["label"], in_training["label/balanced"])
+    with pytest.raises(ConfigError, match=r"arch\.args\.head: SupervisedTrainer does not train balanced heads"):
+        make_trainer(
+            LinearNet(3, balanced=True),
+            classes={"label": NAMES[:3]},
+            trainer={"type": "SupervisedTrainer", "epochs": 1},
+            optimizer={"type": "SGD", "args": {"lr": 0.1}},
+        )
+
+
+def test_simpro_refuses_a_loss_that_adjusts_too(start):
+    with pytest.raises(ConfigError, match="debias: simpro adjusts the labeled loss of 'label' itself"):
+        start(2, debias="simpro", loss="logit_adjustment")
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("warm", [True, False])
+def test_flexmatch_equals_a_plain_loop_over_rows(classes: int, warm: bool):
+    rng = np.random.default_rng(0)
+    curriculum = threshold.flexmatch(classes, 30, value=0.7, thresh_warmup=warm)
+    labeler = PseudoLabeler(NAMES[:classes], torch.ones(classes), curriculum)
+    stored, beta = [-1] * 30, [0.0] * classes
+    for _ in range(20):
+        logits = torch.from_numpy(rng.normal(0, 3, (12, classes))).float()
+        rows = rng.integers(0, 30, 12)
+        probs = logits.softmax(dim=1)
+        labels = labeler(logits, rows=torch.from_numpy(rows))
+        for row, p, weight in zip(rows, probs, labels.weight):
+            c = int(p.argmax())
+            assert float(weight) == float(p[c] >= 0.7 * beta[c] / (2 - beta[c]))
+            if p[c] >= 0.7:
+                stored[row] = c
+        counts = [stored.count(c) for c in range(classes)]
+        most = max(*counts, stored.count(-1)) if warm else max(counts)
+        beta = [n / most for n in counts] if most and any(counts) else beta
+        assert curriculum.labels.tolist() == stored
+
+
+def test_running_mean_forgets_its_start_only_with_bias_correction():
+    values = torch.rand(200, 3, dtype=torch.float64).float()
+    corrected, published = (RunningMean(torch.full((3,), 9.0), 0.99, correct) for correct in (True, False))
+    for n, value in enumerate(values[:100], start=1):
+        torch.testing.assert_close(corrected(value), values[:n].mean(dim=0))
+        published(value)
+    assert float(published.value.mean()) > 3
+    held = corrected.value.clone()
+    assert torch.equal(corrected(values[100], valid=torch.tensor(False)), held) and int(corrected.updates) == 100
+    with pytest.raises(ValueError, match="momentum"):
+        RunningMean(torch.zeros(()), 1.0)
+
+
+def test_rows_without_a_label_for_the_head_do_not_count():
+    """AdaMatch's threshold and the estimated target come from the rows that this head has a label for."""
+    labeler = build_labeler(NAMES[:2], torch.tensor([9.0, 1.0]), "adamatch", "estimated", None)
+    labeled = torch.tensor([[2.0, 0.0], [0.0, 9.0], [1.0, 0.0]])
+    labeler(torch.randn(8, 2), labeled, torch.tensor([0, -1, 1]))
+    known = labeled[[0, 2]].softmax(dim=1)
+    torch.testing.assert_close(labeler.align.target, known.mean(dim=0))
+    torch.testing.assert_close(labeler.threshold.per_class(2), 0.95 * known.max(dim=1).values.mean().repeat(2))
+    before = labeler.align.target.clone()
+    labels = labeler(torch.randn(8, 2), labeled, torch.full((3,), -1))
+    assert torch.equal(labeler.align.target, before) and 0 <= float(labels.weight.mean()) <= 1
+
+
+def test_crest_plus_temperature():
+    smooth, stepped = align.crest_plus(torch.ones(2)), align.crest_plus(torch.ones(2), generations=3, t_min=0.2)
+    assert [smooth.t(p) for p in (0.0, 0.5, 1.0)] == [1.0, 0.75, 0.5]
+    assert [round(stepped.t(p), 6) for p in (0.0, 0.3, 0.4, 0.7, 1.0)] == [1.0, 1.0, 0.6, 0.2, 0.2]
+
+
+# Several processes ---------------------------------------------------------------------------------------------------
+
+SHARED = ["flexmatch", "freematch", "softmatch", "adamatch", "crest_plus", "debiaspl", "simpro", "everything"]
+
+
+def shared_steps(method: str, rank: int, size: int) -> dict[str, Tensor]:
+    """Four steps on this process's rows; its state, weights and gradient of the strong view."""
+    rng = torch.Generator().manual_seed(1)
+    switches = {"threshold": FIXED, "align": None, "debias": None, **METHODS[method]}
+    labeler = build_labeler(NAMES[:3], torch.tensor([6.0, 3.0, 1.0]), **switches, unlabeled_rows=UNLABELED)
+    for step in range(4):
+        weak, strong = (2 * torch.randn(24, 3, generator=rng)[rank::size] for _ in range(2))
+        labeled, target = 2 * torch.randn(8, 3, generator=rng)[rank::size], torch.arange(-1, 3).repeat(2)[rank::size]
+        rows = torch.randperm(UNLABELED, generator=rng)[:24][rank::size]
+        labels = labeler(weak, labeled, target, rows, step / 4)
+        strong = strong.contiguous().requires_grad_()
+        losses = labeler.further_losses("x", {}, {"x": strong}, labels)
+        (labeler.consistency_loss(strong, labels) + sum(losses)).backward()
+    state = {name: value.clone() for name, value in labeler.state_dict().items()}
+    return {**state, "weight": labels.weight, "gradient": strong.grad}
+
+
+def process(rank: int, size: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    torch.set_num_threads(1)
+    torch.save({method: shared_steps(method, rank, size) for method in SHARED}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_agree_on_running_statistics_and_gradients(tmp_path):
+    mp.start_processes(process, args=(2, str(tmp_path)), nprocs=2, start_method="fork")
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for method in SHARED:
+        alone = shared_steps(method, 0, 1)
+        for name, value in alone.items():
+            if name in ("weight", "gradient"):
+                together = torch.empty_like(value)
+                for rank in range(2):
+                    # A process's loss is a mean over its own rows; DDP then averages over processes.
+                    together[rank::2] = found[rank][method][name] / (2 if name == "gradient" else 1)
+                torch.testing.assert_close(together, value, rtol=1e-4, atol=1e-6)
+            elif name != "threshold.stored":
+                assert torch.equal(found[0][method][name], found[1][method][name]), f"{method}: {name} differs"
+                torch.testing.assert_close(found[0][method][name], value, rtol=1e-5, atol=1e-6)
+
+
+# The collapse guard --------------------------------------------------------------------------------------------------
+
+HAIR = {"hair": Expected({"covered": 0.12, "shown": 0.88})}
+
+
+def epoch(covered: float, rate: float = 0.7, labeled: float = 0.3, unlabeled: float = 0.1) -> dict[str, float]:
+    return {
+        "train/hair/pass_rate": rate,
+        "train/hair/pseudo/covered": covered,
+        "train/hair/pseudo/shown": 1 - covered,
+        "train/loss_labeled": labeled,
+        "train/loss_unlabeled": unlabeled,
+    }
+
+
+@pytest.mark.parametrize(
+    ("history", "says"),
+    [
+        ([epoch(0.98)], "98 % of the accepted pseudo-labels are 'covered' while 12 % of the labels are"),
+        ([epoch(0.12), epoch(0.5), epoch(0.5)], "50 % of the accepted pseudo-labels are 'covered'"),
+        ([epoch(0.001)] * 3, "hardly any accepted pseudo-label has been 'covered' (0.1 % of them while 12 % of"),
+        ([epoch(0.1, rate=0.0)] * 2, "no pseudo-label has been accepted for 2 epochs"),
+        ([epoch(0.12, rate=1.0)] * 2, "every pseudo-label has been accepted from the start"),
+        (
+            [epoch(0.12, labeled=x, unlabeled=u) for x, u in ((0.3, 0.07), (0.2, 0.08), (0.1, 0.09))],
+            "the unlabeled loss per accepted pseudo-label rises (0.100, 0.114, 0.129) while the labeled loss falls",
+        ),
+    ],
+)
+def test_the_guard_says_what_goes_wrong_and_what_to_do(history, says):
+    found = find_collapse(history, len(history), HAIR)
+    assert len(found) == 1 and says in found[0] and "\n" not in found[0]
+    assert "trainer.args." in found[0]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [epoch(0.034), epoch(0.058), epoch(0.09)],
+        [epoch(0.12), epoch(0.5)],
+        [epoch(1.0, rate=0.001)],
+        [epoch(0.1, rate=0.5), epoch(0.1, rate=1.0), epoch(0.1, rate=1.0)],
+        # The loss over all rows rises because more of them are accepted.
+        [epoch(0.12, r, x, u) for r, x, u in ((0.2, 0.3, 0.04), (0.5, 0.2, 0.08), (0.9, 0.1, 0.1))],
+    ],
+)
+def test_the_guard_is_silent_about_a_healthy_run(history):
+    assert find_collapse(history, len(history), HAIR) == []
+
+
+def test_the_guard_knows_alignment_and_continues_from_its_state():
+    aligned = {"hair": Expected({"covered": 0.5, "shown": 0.5}, aligned=True, by_labels=False)}
+    text = find_collapse([epoch(0.99)], 1, aligned)[0]
+    assert "50 % is the target of trainer.args.align: lower trainer.args.lambda_u" in text and "to prior" not in text
+
+    guard, straight = CollapseGuard(), CollapseGuard()
+    assert guard.observe({"train/loss": 1.0}, HAIR) == [] and guard.epochs == 0, "the warm-up has no pseudo-labels"
+    for values in (epoch(0.001), epoch(0.002), epoch(0.001)):
+        expected = straight.observe(values, HAIR)
+        stored = io.BytesIO()
+        torch.save(guard.state_dict(), stored)
+        stored.seek(0)
+        guard = CollapseGuard()
+        guard.load_state_dict(torch.load(stored, weights_only=True))
+        assert guard.observe(values, HAIR) == expected
+    assert expected and guard.in_a_row == 1
+
+
+# The commands --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_collapses_stops_with_its_checkpoint_on_disk(tmp_path: Path, tiny_faces: Path, in_process):
+    args = {"threshold": {"type": "fixed", "args": {"value": 1.0}}, "on_collapse": "stop"}
+    config = write_config(
+        tmp_path,
+        tiny_faces,
+        data_loader={"num_workers": 0},
+        trainer={"args": args, "epochs": 6, "steps_per_epoch": 2},
+    )
+    done = in_process("train.py", "-c", str(config), "--run-id", "x")
+    assert done.code == 2 and done.out.count("warning: hue: no pseudo-label has been accepted for 2 epochs") == 2
+    assert "stopped after epoch 3, as trainer.args.on_collapse asks:" in done.err
+    last = torch.load(tmp_path / "saved" / "tiny" / "x" / "checkpoints" / "last.pth", weights_only=True)
+    assert last["epoch"] == 3 and last["trainer"]["guard._extra_state"]["in_a_row"] == 2
+
+
+def test_a_run_with_every_switch_resumes_and_is_tested_on_its_balanced_head(tmp_path, tiny_faces, in_process):
+    args = {"threshold": {"type": "flexmatch", "args": {"value": 0.6}}, "align": "estimated", "debias": "debiaspl"}
+    config = write_config(
+        tmp_path,
+        tiny_faces,
+        data_loader={"num_workers": 0},
+        arch={"args": {"backbone": "test_efficientnet", "pretrained": False, "head": "abc"}},
+        loss={"type": "cross_entropy", "args": {"class_weight": "saw"}},
+        trainer={"args": {**args, "warm_up_epochs": 1}, "epochs": 3},
+    )
+    checked = in_process("train.py", "-c", str(config), "--check-resume")
+    assert checked.code == 0 and "equal bit for bit" in checked.out, checked.out + checked.err
+    assert in_process("train.py", "-c", str(config), "--run-id", "x").code == 0
+    run_dir = tmp_path / "saved" / "tiny" / "x"
+    with (run_dir / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert float(table[-1]["train/loss_further"]) >= 0
+    assert in_process("test.py", "--resume", str(run_dir)).code == 0
+    scores = json.loads((run_dir / "report" / "metrics.json").read_text())
+    best = max(float(row["valid/macro_f1"]) for row in table)
+    assert scores["heads"]["hue"]["macro_f1"] == pytest.approx(best, abs=1e-12)

@@ -1,0 +1,18 @@
+"""Losses on embeddings of two views of the same images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
+    """Normalised temperature-scaled cross entropy (SimCLR, Chen et al. 2020, eq. 1), averaged over all 2N rows.
+
+    first, second: float [N, D], row i of both from the same image; every other of the 2N − 2 rows is a negative.
+    """
+    rows = F.normalize(torch.cat([first, second]).float(), dim=1)
+    similarity = (rows @ rows.T / temperature).fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(rows), device=rows.device).roll(len(first))
+    return F.cross_entropy(similarity, partner)

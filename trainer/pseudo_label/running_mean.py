@@ -1,0 +1,33 @@
+"""Exponential running means that a checkpoint holds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningMean(nn.Module):
+    """m ← k·m + (1 − k)·new, k = momentum.
+
+    start: the value before the first update. bias_correction: k at update n (from 0) is min(momentum, n / (n + 1)), a
+    plain mean of the first 1 / (1 − momentum) values, so `start` leaves no trace; else `start` fades with momentum^n,
+    as in most published code, which a run of a few hundred steps never gets rid of at 0.999.
+    """
+
+    def __init__(self, start: Tensor, momentum: float, bias_correction: bool = True):
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        self.momentum, self.bias_correction = momentum, bias_correction
+        self.value: Tensor
+        self.updates: Tensor
+        self.register_buffer("value", start.float().clone())
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, new: Tensor, valid: Tensor | bool = True) -> Tensor:
+        """Take `new` in, unless `valid` is false, and return the mean."""
+        keep = (self.updates / (self.updates + 1)).clamp(max=self.momentum) if self.bias_correction else self.momentum
+        valid = torch.as_tensor(valid, device=self.value.device)
+        self.value.copy_(torch.where(valid, keep * self.value + (1 - keep) * new, self.value))
+        self.updates += valid
+        return self.value
