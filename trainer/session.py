@@ -20,7 +20,7 @@ from trainer.components import check_components
 from utils.checkpoint import load_newest
 from utils.config import Config, apply_overrides, config_from_dict, differences
 from utils.device import choose_device
-from utils.distributed import World, join_world, wait_for_all
+from utils.distributed import World, is_main_process, join_world, wait_for_all
 from utils.errors import ConfigError, UserError
 from utils.files import atomic_write
 from utils.run_folder import checkpoint_in, create_run_folder, lock, run_folders
@@ -49,7 +49,8 @@ def train(
 ) -> BaseTrainer:
     """Prepare a new or a continued run, folder and log included; the caller starts its loop.
 
-    config: of a new run, or of `resume` "auto"; None where `resume` names the checkpoint that carries it.
+    config: of a new run, or of `resume` "auto"; None where `resume` names the checkpoint that carries it, and
+    `config_file` and `overrides` may change some of it.
 
     Raises UserError for everything the user can mend, before a run folder exists.
     """
@@ -111,7 +112,7 @@ def _memory(device: torch.device) -> str:
 def _start_or_continue(
     config: Config | None, config_file: Path | None, overrides: list[str], resume: str | None, run_id: str | None
 ) -> tuple[Config, dict[str, Any] | None, Path | None, list[str]]:
-    if config is not None:
+    if config is not None and resume in (None, "auto"):
         folder = _unfinished(config) if resume == "auto" else None
         if folder is None:
             return config, None, None, ["-r auto: no unfinished run of this config; starting one"] if resume else []
@@ -125,7 +126,8 @@ def _start_or_continue(
     run_dir = _run_dir_of(used, wanted, state)
     if run_id is not None and run_id != run_dir.name:
         raise UserError(f"--run-id {run_id}: {path} continues the run '{run_dir.name}'")
-    lock(run_dir)
+    if is_main_process():
+        lock(run_dir)
     if state["finished"] and state["step"] >= wanted.trainer.epochs * (state["step"] // max(1, state["epoch"])):
         raise UserError(
             f"{used}: this run is finished after {state['epoch']} epochs; give it more with -s trainer.epochs=N"
@@ -149,18 +151,19 @@ def _unfinished(config: Config) -> Path | None:
     for folder in run_folders(Path(config.trainer.save_dir), config.name):
         state, used, _ = load_newest(folder / "checkpoints" / "last.pth")
         stored = config_from_dict(json.loads(state["config"]), str(used))
-        if not state["finished"] and not _forbidden(differences(stored, config)):
+        if not state["finished"] and not forbidden(differences(stored, config)):
             return folder
     return None
 
 
-def _forbidden(changes: list[str]) -> list[str]:
+def forbidden(changes: list[str]) -> list[str]:
+    """Those of `differences` that would make another run."""
     keys = [(line, line.split(":")[0]) for line in changes]
     return [line for line, key in keys if not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)]
 
 
 def _refuse_changes(stored: Config, wanted: Config) -> None:
-    refused = _forbidden(differences(stored, wanted))
+    refused = forbidden(differences(stored, wanted))
     if refused:
         raise ConfigError(
             [f"-r: {line}: cannot change in a run that continues; start a new run" for line in refused]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,12 +30,13 @@ def join_world(device_type: str) -> World:
         return World()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+        atexit.register(dist.destroy_process_group)
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def leave_world() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+def is_main_process() -> bool:
+    """Whether this process writes files; known before the group is joined."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
