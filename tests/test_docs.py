@@ -20,6 +20,7 @@ import torch
 
 from logger.console import epoch_line
 from model.weights import WeightSpec
+from trainer.collapse_guard import Expected, find_collapse
 from trainer.components import KINDS
 from trainer.pseudo_label.labeler import PseudoLabeler
 from trainer.session import MAY_CHANGE
@@ -28,6 +29,7 @@ from utils.config.json_schema import Schema, branches, expected
 
 PROJECT = Path(__file__).resolve().parents[1]
 README, EXTENDING, CONFIG = PROJECT / "README.md", PROJECT / "docs" / "extending.md", PROJECT / "docs" / "config.md"
+SEMI = PROJECT / "docs" / "semi_supervised.md"
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
 ROOMS = "base|benchmarks|configs|data_loader|docs|logger|model|report|tests|trainer|utils"
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -77,7 +79,9 @@ def test_links_resolve(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_files_that_are_named_exist(page: Path):
-    examples = {"configs/glasses.json", *(block.split()[1] for block in blocks(EXTENDING, "python"))}
+    examples = {block.split()[1] for block in blocks(EXTENDING, "python")} | set(
+        re.findall(r"Save this as `([^`]+)`", read(README))
+    )
     pattern = (
         rf"(?<![\w./])((?:{ROOMS})/[\w./-]*\.(?:py|json|md)|(?:train|test|prepare|predict)\.py|requirements[\w-]*\.txt)"
     )
@@ -133,6 +137,8 @@ def test_the_readme_lists_every_command_with_its_options(commands):
 
 def test_options_that_the_pages_name_exist(commands):
     known = {"--nproc_per_node", "--logdir"}.union(*(spellings for found in commands.values() for spellings in found))
+    for benchmark in (PROJECT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'"(--[a-z][\w-]*)"', read(benchmark)))
     for page in PAGES:
         used = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", read(page)))
         assert used <= known, f"{named(page)}: no such option: {used - known}"
@@ -255,6 +261,44 @@ def test_the_log_in_the_readme_is_what_the_code_prints():
     assert sample.splitlines() == [line, "  " + labeler.describe("bangs", pseudo)]
 
 
+def epochs(*rows: tuple[float, float, float, float]) -> list[dict[str, float]]:
+    """Values of epochs from (pass rate, share of bangs, labeled loss, unlabeled loss)."""
+    return [
+        {
+            "train/bangs/pass_rate": rate,
+            "train/loss_labeled": labeled,
+            "train/loss_unlabeled": unlabeled,
+            **({"train/bangs/pseudo/no_bangs": 1 - rare, "train/bangs/pseudo/bangs": rare} if rate else {}),
+        }
+        for rate, rare, labeled, unlabeled in rows
+    ]
+
+
+def test_the_warnings_in_the_docs_are_what_the_guard_says():
+    histories = (
+        epochs(*[(0, 0, 0.5, 0)] * 2),
+        epochs(*[(1, 0.105, 0.5, 0.3)] * 2),
+        epochs(*[(0.9, 0.6, 0.5, 0.2)] * 2),
+        epochs(*[(0.8, 0.004, 0.5, 0.2)] * 3),
+        epochs((0.5, 0.1, 0.3, 0.1), (0.5, 0.1, 0.2, 0.12), (0.5, 0.1, 0.1, 0.15)),
+    )
+    expected = {"bangs": Expected({"no_bangs": 0.895, "bangs": 0.105})}
+    said = [[f"warning: {line}" for line in find_collapse(found, len(found), expected)] for found in histories]
+    block = next(block for block in blocks(SEMI, "") if block.startswith("warning: "))
+    assert said == [[line] for line in block.splitlines()]
+
+
+def test_every_switch_is_explained():
+    """Each name is in the tables of the formulas, and those that are not the default also in the guide."""
+    found = {header[0]: {row[0] for row in rows} for header, rows in tables(SEMI)}
+    for kind in ("threshold", "align", "debias"):
+        assert {name.strip("`") for name in found[f"`{kind}`"]} == set(KINDS[kind].names())
+    guide = next(rows for header, rows in tables(SEMI) if header == ["situation", "switch"])
+    advised = " ".join(switch for _, switch in guide)
+    names = {name for kind in ("threshold", "align", "debias") for name in KINDS[kind].names()}
+    assert not {name for name in names - {"uniform"} if name not in advised}
+
+
 # The examples of docs/extending.md run -------------------------------------------------------------------------------
 
 
@@ -341,8 +385,7 @@ def test_the_examples_of_extending_train(tmp_path: Path, tiny_faces: Path):
     assert fixmatch["train/hue/threshold/red"].between(0.5, 1).all()
     assert (mirror["train/mirror"] > 0).all()
 
-    semi = PROJECT / "docs" / "semi_supervised.md"
-    rows = next(rows for header, rows in tables(semi) if header[:2] == ["value", "meaning"])
+    rows = next(rows for header, rows in tables(SEMI) if header[:2] == ["value", "meaning"])
     for shown in (row[0].strip("`") for row in rows):
         columns = {f"train/hue/{shown.replace('CLASS', name)}" for name in ("red", "blue")}
         assert columns & set(fixmatch), shown
