@@ -39,6 +39,7 @@ schema: setup
 	$(BIN)/python -m trainer.components
 
 bench: setup
+	$(BIN)/python prepare.py demo --out data/demo
 	$(BIN)/python benchmarks/semi_supervised.py -c $(DEMO)
 
 docs: schema

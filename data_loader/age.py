@@ -60,6 +60,11 @@ def shift_age_boundary(frame: LabelFrame, split: pd.Series, boundaries: Sequence
                 f"labels.train.age_boundaries: {len(boundaries)} boundaries make {len(boundaries) + 1} classes, "
                 f"but age has {', '.join(names)}"
             )
+        if boundaries_of(names) is None:
+            raise UserError(
+                f"labels.train.age_boundaries: the classes of age must be named by their years and in their order, "
+                f"such as {', '.join(age_names(boundaries))}; they are {', '.join(names)}"
+            )
         before, shifted = frame.rows[AGE].to_numpy(), age_index(frame.rows[YEARS], boundaries)
         rows = (split == "train").to_numpy() & (before >= 0) & (shifted >= 0)
         return _changed(frame, split, np.where(rows, shifted, before), f"age boundaries {list(boundaries)}")

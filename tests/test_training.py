@@ -249,6 +249,7 @@ def test_two_processes_train_the_same_run(tmp_path, tiny_faces):
             arch={"args": {"backbone": "test_vit", "dropout": 0.0}},
             views={"size": 160},
             data_loader={"num_workers": 0},
+            optimizer={"type": "SGD", "args": {"lr": 0.01, "momentum": 0.9}, "backbone_lr": None},
             trainer={"args": {"warm_up_epochs": 1}, "epochs": 2, "steps_per_epoch": 3},
         )
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]

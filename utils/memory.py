@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 def keep_freed_memory() -> bool:
     """Tell glibc to re-use the large blocks of activations; True where that was possible.
 
-    By default each is mapped anew and its pages are zeroed by the kernel at every step, which took 46 % of a
+    By default each is mapped anew and its pages are zeroed by the kernel at every step, which took 48 % of a
     convolutional step on the CPU (docs/performance.md). Other C libraries have no such switch.
     """
     with contextlib.suppress(OSError, AttributeError):
