@@ -33,11 +33,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--check-resume", action="store_true", help="prove that stop and resume changes nothing, and stop"
     )
+    parser.add_argument(
+        "--folds", type=int, metavar="K", help="train K models, each validated on another K-th of the data"
+    )
     arguments = parser.parse_args()
     if arguments.config is None and arguments.resume in (None, "auto"):
         parser.error("-c CONFIG is needed")
     if (arguments.check or arguments.check_resume) and (arguments.config is None or arguments.resume):
         parser.error("--check and --check-resume take -c CONFIG and no -r")
+    if arguments.folds is not None and (arguments.folds < 2 or arguments.resume not in (None, "auto")):
+        parser.error("--folds takes a number of at least 2, and no -r but -r auto")
     return arguments
 
 
@@ -47,10 +52,12 @@ def main() -> None:
         config = None
         if arguments.resume in (None, "auto"):
             # Before torch is imported: a mistake in the file is told within a second.
-            config = load_config(arguments.config, arguments.set)
+            first = [f"split.folds={arguments.folds}", "split.fold=1"] if arguments.folds else []
+            config = load_config(arguments.config, [*arguments.set, *first])
 
         from trainer import session
         from trainer.check_resume import check_resume
+        from trainer.folds import resume_command, train_folds
 
         if arguments.check and config is not None:
             print("\n".join(session.check(config, arguments.device)))
@@ -59,10 +66,12 @@ def main() -> None:
             same, lines = check_resume(config, arguments.device)
             print("\n".join(lines))
             sys.exit(0 if same else 1)
-        trainer = session.train(
-            config, arguments.config, arguments.set, arguments.resume, arguments.device, arguments.run_id
-        )
-        trainer.train()
+        device, run_id = arguments.device, arguments.run_id
+        if arguments.folds and config is not None:
+            again = resume_command(arguments.config, arguments.set, arguments.folds, device, run_id)
+            train_folds(config, arguments.resume, device, run_id, again)
+            return
+        session.train(config, arguments.config, arguments.set, arguments.resume, device, run_id).train()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Scoring:
         """Sums of one head's labeled rows: confusion matrix, loss and rows. logits [N, C], target int64 [N]."""
         labeled = target >= 0
         loss, _ = self.parts.losses[head]
-        rows = loss(logits.float(), target.clamp(min=0)) * labeled
+        rows = loss(logits.float(), target) * labeled
         confusion = confusion_matrix(logits.argmax(1), target, len(self.classes[head]))
         return {f"confusion/{head}": confusion, f"loss/{head}": rows.sum(), f"rows/{head}": labeled.sum()}
 

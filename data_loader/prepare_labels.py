@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -10,7 +11,7 @@ from data_loader import readers
 from data_loader.age import drop_near_boundary, shift_age_boundary
 from data_loader.corrections import apply_corrections
 from data_loader.label_frame import LabelFrame, filter_rows, hide_labels, merge_classes
-from data_loader.split import check_leakage, make_split
+from data_loader.split import check_leakage, make_fold_split, make_split, reuse_split
 from utils.config import Config
 from utils.config.components import Kind
 
@@ -41,6 +42,18 @@ def read_labels(config: Config) -> LabelFrame:
     return frame
 
 
+def draw_split(config: Config, frame: LabelFrame) -> tuple[pd.Series, str]:
+    """The split that the config's `split` asks for, and a line for the log where it is not simply drawn."""
+    wanted = config.split
+    if wanted.from_file is not None:
+        return reuse_split(Path(wanted.from_file), frame), f"split: as in {wanted.from_file}; nothing is drawn"
+    stratify = None if wanted.stratify is None else list(wanted.stratify)
+    if wanted.folds is not None and wanted.fold is not None:
+        split = make_fold_split(frame, wanted.folds, wanted.fold, wanted.test, stratify, wanted.seed)
+        return split, f"split: fold {wanted.fold} of {wanted.folds} is for validation; split.valid is not used"
+    return make_split(frame, wanted.valid, wanted.test, stratify, wanted.seed), ""
+
+
 def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = True) -> Labels:
     """Labels of a run; `split` re-uses a saved one; `hide` False keeps the labels that `labels.train` and
     `labels.labeled` change or set aside for training.
@@ -49,8 +62,8 @@ def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = 
     """
     frame = read_labels(config)
     if split is None:
-        stratify = None if config.split.stratify is None else list(config.split.stratify)
-        split = make_split(frame, config.split.valid, config.split.test, stratify, config.split.seed)
+        split, note = draw_split(config, frame)
+        frame = frame.note(note) if note else frame
     check_leakage(frame, split)
     if hide and config.labels.train is not None:
         if config.labels.train.age_boundaries is not None:

@@ -44,14 +44,23 @@ class Stream:
 class WeightedStream(Stream):
     """Every position drawn with replacement, each class equally likely (torch's WeightedRandomSampler)."""
 
+    # A class of n rows is drawn in proportion to n^power.
+    power = 0.0
+
     def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int):
         super().__init__(rows, seed, stream)
         _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
-        weights = 1.0 / counts[inverse]
+        weights = counts[inverse] ** (self.power - 1.0)
         self.weights = weights / weights.sum()
 
     def _draw(self, number: int) -> np.ndarray:
         return make_rng(*self.key, number).choice(self.rows, size=len(self.rows), p=self.weights)
+
+
+class SquareRootStream(WeightedStream):
+    """Every position drawn with replacement, classes in proportion to the square root of their rows."""
+
+    power = 0.5
 
 
 class BalancedStream(Stream):
@@ -72,10 +81,14 @@ class BalancedStream(Stream):
 
 
 def make_stream(kind: str, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int) -> Stream:
-    """kind: `random`, `balanced` (by class) or `weighted` (with replacement); classes: int64 [n] of the rows."""
+    """kind: `random`, `balanced` (by class), `weighted` or `square_root` (both with replacement).
+
+    classes: int64 [n] of the rows.
+    """
     if kind == "random":
         return Stream(rows, seed, stream)
-    return {"balanced": BalancedStream, "weighted": WeightedStream}[kind](rows, classes, seed, stream)
+    kinds = {"balanced": BalancedStream, "weighted": WeightedStream, "square_root": SquareRootStream}
+    return kinds[kind](rows, classes, seed, stream)
 
 
 class StepSampler(Sampler[list[Key]]):

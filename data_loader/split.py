@@ -1,4 +1,4 @@
-"""Train, valid and test: dealt out by group and in proportion to the classes, written to and read from split.csv."""
+"""Train, valid and test, or k folds: dealt out by group and in proportion to the classes; split.csv."""
 
 from __future__ import annotations
 
@@ -37,11 +37,7 @@ def make_split(
     wanted = {"valid": float(valid), "test": float(test)}
     if min(wanted.values()) < 0 or sum(wanted.values()) >= 1:
         raise UserError(f"split: valid {valid} and test {test} must be at least 0 and together less than 1")
-    stratify = list(frame.attributes if stratify is None else stratify)
-    for name in stratify:
-        if name not in frame.classes:
-            raise UserError(f"split.stratify: no attribute '{name}'{did_you_mean(name, frame.classes)}")
-
+    strata = _strata(frame, stratify)
     if "split" in frame.rows.columns:
         split = _given_split(frame)
         check_leakage(frame, split)
@@ -51,10 +47,60 @@ def make_split(
     if shares:
         pool = ((split == "train") & frame.labeled).to_numpy()
         groups = frame.rows["group"].to_numpy(dtype=object)
-        side_of = _deal(groups[pool], joint_classes(frame, stratify)[0][pool], shares, seed)
+        side_of = _deal(groups[pool], strata[pool], {**shares, "train": 1 - sum(shares.values())}, seed)
         split = frame.rows["group"].map(side_of).fillna(split).rename("split")
-        _check_classes(frame, split, shares)
+        given = ", ".join(f"split.{side} {share:g}" for side, share in shares.items())
+        _check_classes(frame, split, ["train", *(["valid"] if "valid" in shares else [])], given, "change the shares")
     return split
+
+
+def make_folds(
+    frame: LabelFrame,
+    folds: int,
+    stratify: Sequence[str] | None = None,
+    seed: int = 0,
+    within: pd.Series | None = None,
+) -> pd.Series:
+    """[N] int64: the fold 1 … `folds` of each row; no group is in two folds, each labeled row is in one.
+
+    The labeled rows are dealt out as in `make_split`, the same share of each combination of labels to every fold.
+    Unlabeled rows follow their group, else they are in no fold: 0. `within` ([N] bool) leaves rows out: 0 as well.
+    Raises UserError for fewer than two folds, an unknown attribute, and a class that not every fold gets.
+    """
+    if folds < 2:
+        raise UserError(f"split.folds: expected at least 2, got {folds}")
+    strata = _strata(frame, stratify)
+    inside = np.ones(len(frame), dtype=bool) if within is None else within.to_numpy()
+    pool = frame.labeled.to_numpy() & inside
+    groups = frame.rows["group"].to_numpy(dtype=object)
+    names = [f"fold {number}" for number in range(1, folds + 1)]
+    fold_of = _deal(groups[pool], strata[pool], dict.fromkeys(names, 1 / folds), seed)
+    fold = frame.rows["group"].map(fold_of).where(inside)
+    _check_classes(frame, fold, names, f"split.folds {folds}", "use fewer folds", inside)
+    return fold.map({name: number for number, name in enumerate(names, start=1)}).fillna(0).astype(np.int64)
+
+
+def make_fold_split(
+    frame: LabelFrame, folds: int, fold: int, test: float, stratify: Sequence[str] | None = None, seed: int = 0
+) -> pd.Series:
+    """[N] 'train', 'valid' or 'test' per row: fold number `fold` (1 … `folds`) is valid.
+
+    The test rows (a share drawn first, or those of the reader's column `split`) are the same for all folds and in none
+    of them. What such a column calls train and valid is dealt out together.
+    """
+    held = make_split(frame, 0.0, test, stratify, seed) == "test"
+    number = make_folds(frame, folds, stratify, seed, ~held)
+    split = np.select([held, number == fold], ["test", "valid"], "train")
+    return pd.Series(split, index=frame.rows.index, name="split", dtype=object)
+
+
+def _strata(frame: LabelFrame, stratify: Sequence[str] | None) -> np.ndarray:
+    """[N] int64: which combination of the labels of `stratify` (None = all attributes) a row has."""
+    stratify = list(frame.attributes if stratify is None else stratify)
+    for name in stratify:
+        if name not in frame.classes:
+            raise UserError(f"split.stratify: no attribute '{name}'{did_you_mean(name, frame.classes)}")
+    return joint_classes(frame, stratify)[0]
 
 
 def _given_split(frame: LabelFrame) -> pd.Series:
@@ -73,15 +119,15 @@ def _given_split(frame: LabelFrame) -> pd.Series:
 
 
 def _deal(groups: np.ndarray, strata: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Group → side. groups: [M] str, strata: [M] int64, of the labeled rows; shares: of the sides other than train."""
+    """Group → side. groups: [M] str, strata: [M] int64, of the labeled rows; shares: of every side, summing to 1."""
     if not len(groups):
         return {}
-    sides = [*shares, "train"]
+    sides = list(shares)
     names, member = np.unique(groups, return_inverse=True)
     present, stratum = np.unique(strata, return_inverse=True)
     counts = np.zeros((len(names), len(present)), dtype=np.int64)
     np.add.at(counts, (member, stratum), 1)
-    target = np.outer([*shares.values(), 1 - sum(shares.values())], counts.sum(axis=0))  # [sides, strata]
+    target = np.outer(list(shares.values()), counts.sum(axis=0))  # [sides, strata]
     order = shuffled(names, seed, "split")
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
     side_of = np.zeros(len(names), dtype=np.int64)
@@ -110,7 +156,7 @@ def _whole_quotas(lacking: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     strata first: what they need shifts the totals least.
     """
     exact = lacking.clip(min=0)
-    exact[-1] += exact.sum(axis=0) == 0  # nothing lacks anything: train
+    exact[-1] += exact.sum(axis=0) == 0  # nothing lacks anything: the last side
     exact *= sizes / exact.sum(axis=0)
     quota = np.floor(exact + 1e-9).astype(np.int64)
     odd = sizes - quota.sum(axis=0)
@@ -126,20 +172,28 @@ def _whole_quotas(lacking: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return quota
 
 
-def _check_classes(frame: LabelFrame, split: pd.Series, shares: Mapping[str, float]) -> None:
+def _check_classes(
+    frame: LabelFrame,
+    split: pd.Series,
+    sides: Sequence[str],
+    given: str,
+    advice: str,
+    within: np.ndarray | None = None,
+) -> None:
+    """Raises UserError, beginning with `given`, if a class that any row (of `within`) has is missing on a side."""
     lines = []
     for attribute, names in frame.classes.items():
         for index, name in enumerate(names):
             held = frame.rows[attribute] == index
-            for side in ("train", "valid"):
-                if held.any() and (side == "train" or side in shares) and not (held & (split == side)).any():
-                    groups = frame.rows["group"][held].nunique()
-                    lines.append(
-                        f"class '{name}' of {attribute} ({held.sum():,} rows, {groups:,} groups) has none in {side}"
-                    )
+            held = held if within is None else held & within
+            lacking = [side for side in sides if held.any() and not (held & (split == side)).any()]
+            for side in lacking[:1]:
+                groups = frame.rows["group"][held].nunique()
+                lines.append(
+                    f"class '{name}' of {attribute} ({held.sum():,} rows, {groups:,} groups) has none in {side}"
+                )
     if lines:
-        given = ", ".join(f"split.{side} {share:g}" for side, share in shares.items())
-        raise UserError(f"{given}: {'; '.join(lines)}; label more of it, merge the class, or change the shares")
+        raise UserError(f"{given}: {'; '.join(lines)}; label more of it, merge the class, or {advice}")
 
 
 def check_leakage(frame: LabelFrame, split: pd.Series) -> None:
@@ -186,6 +240,20 @@ def read_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, pd.Series]:
         )
     table = table.loc[now].reset_index(drop=True)
     return table["split"], (table["labeled"] == "true").rename("labeled")
+
+
+def reuse_split(path: Path, frame: LabelFrame) -> pd.Series:
+    """[N] the split of another run's split.csv, as it is. Raises UserError if it does not fit the images, puts a group
+    on two sides (groups may have become larger), or leaves a class without a row in train, or in valid if there is any.
+    """
+    split = read_split(path, frame)[0]
+    try:
+        check_leakage(frame, split)
+    except UserError as error:
+        raise UserError(f"split.from {path}: {error}") from None
+    sides = [side for side in ("train", "valid") if side == "train" or (split == side).any()]
+    _check_classes(frame, split, sides, f"split.from {path}", "draw another split")
+    return split
 
 
 def split_digest(frame: LabelFrame, split: pd.Series) -> str:

@@ -10,13 +10,26 @@ A further loss is a further function here, named in `__all__`.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "focal", "logit_adjustment"]
+from utils.config.components import Nested
+
+__all__ = [
+    "bce",
+    "cross_entropy",
+    "focal",
+    "label_smoothing",
+    "ldam",
+    "logit_adjustment",
+    "mixture",
+    "ordinal",
+    "soft_f1",
+    "symmetric_cross_entropy",
+]
 
 _UNLABELED = -1
 _EFFECTIVE_NUMBER_BETA = 0.999
@@ -82,6 +95,144 @@ def focal(
     distance = (-torch.expm1(log_p)).clamp(min=1e-7)
     weight = _class_weight(class_weight, class_counts)
     return distance**gamma * F.nll_loss(log_probs, target, weight, ignore_index=_UNLABELED, reduction="none")
+
+
+def label_smoothing(
+    logits: Tensor,
+    target: Tensor,
+    class_counts: Tensor,
+    *,
+    smoothing: float = 0.1,
+    class_weight: ClassWeight = None,
+) -> Tensor:
+    """Cross entropy against 1 - smoothing on the label plus smoothing / C on every class, [N] (Szegedy et al. 2016).
+
+    smoothing: above 0 and below 1. class_weight: as in cross_entropy.
+    Raises ValueError for other values of smoothing: at 0 this is cross_entropy, which has a name of its own.
+    """
+    if not 0 < smoothing < 1:
+        hint = "; at 0 nothing is smoothed: choose cross_entropy" if smoothing == 0 else ""
+        raise ValueError(f"smoothing must be above 0 and below 1, not {smoothing}{hint}")
+    return cross_entropy(logits, target, class_counts, label_smoothing=smoothing, class_weight=class_weight)
+
+
+def bce(logits: Tensor, target: Tensor, class_counts: Tensor, *, class_weight: ClassWeight = None) -> Tensor:
+    """Binary cross entropy on the difference of the two logits, [N].
+
+    class_weight: as in cross_entropy.
+    Raises ValueError if there are not two classes.
+    """
+    if logits.shape[1] != 2:
+        raise ValueError(f"two classes are needed, this head has {logits.shape[1]}; choose cross_entropy")
+    difference = logits[:, 1].float() - logits[:, 0].float()
+    rows = F.binary_cross_entropy_with_logits(difference, target.clamp(min=0).float(), reduction="none")
+    weight = _class_weight(class_weight, class_counts)
+    rows = rows if weight is None else rows * weight[target.clamp(min=0)]
+    return _of_labeled(rows, target)
+
+
+def ldam(
+    logits: Tensor,
+    target: Tensor,
+    class_counts: Tensor,
+    *,
+    max_margin: float = 0.5,
+    scale: float = 1.0,
+    class_weight: ClassWeight = None,
+) -> Tensor:
+    """Cross entropy with a label-distribution-aware margin, [N] (LDAM, Cao et al. 2019): CE(scale (z - m_y), y).
+
+    m_c is proportional to n_c^(-1/4) for n_c labeled rows of class c; a class without one counts as one row.
+    max_margin: margin of the rarest class. scale: factor of the logits; the paper's 30 is for cosines, the heads here
+        are linear and find their own scale. class_weight: as in cross_entropy.
+    Raises ValueError if max_margin is negative or scale not positive.
+    """
+    if max_margin < 0 or scale <= 0:
+        raise ValueError(f"max_margin must be at least 0 and scale above 0, not {max_margin} and {scale}")
+    margin = class_counts.float().clamp(min=1) ** -0.25
+    margin = max_margin * margin / margin.max()
+    shifted = logits.float() - margin * F.one_hot(target.clamp(min=0), logits.shape[1])
+    return cross_entropy(scale * shifted, target, class_counts, class_weight=class_weight)
+
+
+def symmetric_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    class_counts: Tensor,
+    *,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    log_zero: float = -4.0,
+) -> Tensor:
+    """alpha · CE(label, p) + beta · CE(p, label), [N], for labels of which some are wrong (Wang et al. 2019).
+
+    alpha: factor of the cross entropy. beta: factor of the reverse one, which bounds what a wrong label can do.
+    log_zero: what stands for log 0 in the reverse one.
+    Raises ValueError if a factor is negative, both are 0, or log_zero is not negative.
+    """
+    if min(alpha, beta) < 0 or max(alpha, beta) == 0:
+        raise ValueError(f"alpha and beta must be at least 0 and not both 0, not {alpha} and {beta}")
+    if log_zero >= 0:
+        raise ValueError(f"log_zero must be below 0, not {log_zero}")
+    log_probs = F.log_softmax(logits.float(), dim=1)
+    forward = F.nll_loss(log_probs, target, ignore_index=_UNLABELED, reduction="none")
+    p = log_probs.gather(1, target.clamp(min=0)[:, None])[:, 0].exp()
+    return alpha * forward + _of_labeled(-beta * log_zero * (1 - p), target)
+
+
+def ordinal(logits: Tensor, target: Tensor, class_counts: Tensor) -> Tensor:
+    """Squared earth mover's distance between prediction and label, [N] (Hou et al. 2016), for ordered classes.
+
+    The sum over classes of the squared difference of the cumulative distributions: a mistake two classes away costs
+    more than one next door. The paper adds it to the cross entropy; `mixture` does that.
+    """
+    cumulated = logits.float().softmax(dim=1).cumsum(dim=1)
+    reached = torch.arange(logits.shape[1], device=target.device) >= target[:, None]
+    return _of_labeled((cumulated - reached.float()).square().sum(dim=1), target)
+
+
+def soft_f1(logits: Tensor, target: Tensor, class_counts: Tensor) -> Tensor:
+    """1 - macro F1 of the labeled rows, counted with probabilities instead of decisions so that it has a gradient, [N].
+
+    One value for the whole batch, given to every labeled row, so that their mean is that value. Macro over the classes
+    that occur among the labels: it says little in batches smaller than a few rows a class.
+    """
+    probs = _of_labeled(logits.float().softmax(dim=1), target[:, None])
+    true = (target[:, None] == torch.arange(logits.shape[1], device=target.device)).float()
+    support = true.sum(dim=0)
+    f1 = 2 * (probs * true).sum(dim=0) / (probs.sum(dim=0) + support).clamp(min=1e-7)
+    value = 1 - f1.sum() / (support > 0).sum().clamp(min=1)
+    return _of_labeled(value.expand(len(target)), target)
+
+
+def mixture(
+    logits: Tensor,
+    target: Tensor,
+    class_counts: Tensor,
+    *,
+    parts: Annotated[list[dict[str, Any] | str], Nested("loss")],
+    weights: list[float] | None = None,
+) -> Tensor:
+    """A weighted sum of other losses, [N].
+
+    parts: the losses, each a name or {"type", "args"}. weights: a factor of each; null: 1 / number of parts.
+    Raises ValueError if the weights do not fit, or a part refuses its options.
+    """
+    factors = [1 / len(parts)] * len(parts) if weights is None and parts else weights or []
+    if not parts or len(factors) != len(parts):
+        raise ValueError(f"weights has {len(factors)} entries for {len(parts)} parts; at least one of each is needed")
+    if min(factors) < 0 or max(factors) == 0:
+        raise ValueError(f"weights needs entries of at least 0, not all 0: {weights}")
+    total = torch.zeros(len(target), device=logits.device)
+    for part, factor in zip(parts, factors):
+        name, options = (part, {}) if isinstance(part, str) else (part["type"], part.get("args", {}))
+        total = total + factor * globals()[name](logits, target, class_counts, **options)
+    return total
+
+
+def _of_labeled(rows: Tensor, target: Tensor) -> Tensor:
+    """`rows`, 0 where the row is not labeled; the shapes broadcast."""
+    return torch.where(target == _UNLABELED, 0.0, rows)
 
 
 def _class_weight(class_weight: ClassWeight, class_counts: Tensor) -> Tensor | None:

@@ -40,14 +40,14 @@ def _head_block(name: str, head: dict[str, Any]) -> str:
     for label, values in head["per_class"].items():
         precision, recall, f1 = (score(values[column]) for column in COLUMNS)
         rows.append((label, precision, recall, f1, f"{values['support']:,}"))
-    lines = [f"{name}: {head['images']:,} labeled images", *_align(rows)]
+    lines = [f"{name}: {head['images']:,} labeled images", *align(rows)]
     lines.append(f"  macro F1 {with_interval(head, 'macro_f1')}")
     lines.append(f"  accuracy {with_interval(head, 'accuracy')}")
     lines += [f"  ! {warning}" for warning in head.get("warnings", [])]
     return "\n".join(lines)
 
 
-def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """First column to the left, the others to the right, two blanks between."""
     widths = [max(_width(cell) for cell in column) for column in zip(*rows)]
     lines = []

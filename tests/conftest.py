@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,12 +50,13 @@ def make_trainer() -> Callable[..., BaseTrainer]:
             {"name": "test", "dataset": {"type": "LabelCSV"}, "arch": {"type": "FaceClassifier"}, **sections}, "test"
         )
         optimizer = build_optimizer(config, model)
+        loss = partial(KINDS["loss"].find("cross_entropy", "loss"), class_counts=None)
         scheduler = build_scheduler(config, optimizer, config.trainer.steps_per_epoch) if config.lr_scheduler else None
         parts = Parts(
             config=config,
             model=model,
             data=NoData(classes),  # type: ignore[arg-type]
-            losses={h: (lambda z, y: torch.nn.functional.cross_entropy(z, y, reduction="none"), 1.0) for h in classes},
+            losses=dict.fromkeys(classes, (loss, 1.0)),
             metrics={head: {"macro_f1": KINDS["metric"].find("macro_f1", "metrics")} for head in classes},
             optimizer=optimizer,
             scheduler=scheduler,

@@ -14,7 +14,7 @@ import torch
 from base.base_dataset import Batch, to_device
 from base.scoring import Normalize
 from data_loader.face_data import FaceData
-from data_loader.prepare_labels import Labels, prepare_labels
+from data_loader.prepare_labels import Labels, prepare_labels, read_labels
 from data_loader.split import split_digest
 from report.evaluation import HeadPrediction
 from report.vote import combine
@@ -57,6 +57,17 @@ def load_for_evaluation(
     if not run_dir.is_dir():
         run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     return Loaded(path, config, model.to(device).eval(), classes, state["normalization"], state["data"], run_dir)
+
+
+def labels_for_scoring(loaded: Loaded) -> Labels:
+    """Today's data with all its labels and the split that the config draws; where the config took it from a file,
+    which may be gone, the checkpoint's own: a row that it does not know goes with its group, else to train."""
+    if loaded.config.split.from_file is None:
+        return prepare_labels(loaded.config, hide=False)
+    frame, known = read_labels(loaded.config), loaded.data
+    of_group = frame.rows["group"].map(dict(zip(known["group"], known["split"])))
+    of_path = frame.rows["path"].map(dict(zip(known["path"], known["split"])))
+    return Labels(frame, of_path.fillna(of_group).fillna("train").rename("split"))
 
 
 def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.ndarray, list[str]]:
@@ -123,7 +134,7 @@ def test_checkpoints(
     predictions, notes, rows, first, frame = [], [], None, None, None
     for path in paths:
         loaded = load_for_evaluation(path, device, config_file, overrides)
-        labels = prepare_labels(loaded.config, hide=False)
+        labels = labels_for_scoring(loaded)
         for head, names in loaded.classes.items():
             if labels.frame.classes.get(head) != names:
                 raise UserError(

@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
+from base.parts import Parts
+from trainer.mix import Mixed, build_mix
+from utils.config.components import Nested
 
 
 class SupervisedTrainer(BaseTrainer):
-    """Mean loss over the labeled rows of each head, summed over heads by weight."""
+    """Mean loss over the labeled rows of each head, summed over heads by weight.
+
+    mix: how pairs of images are mixed; the targets stay pairs, share · L(own) + (1 - share) · L(partner's).
+    """
+
+    def __init__(self, parts: Parts, *, mix: Annotated[dict[str, Any] | str | None, Nested("mix")] = None):
+        super().__init__(parts)
+        self.mix = build_mix(parts, mix)
 
     def training_step(self, batch: Batch) -> Tensor:
-        faces = batch["labeled"]
-        return self.supervised_loss(self.network(self.normalize(faces["image"])), faces["target"])
+        images, target = batch["labeled"]["image"], batch["labeled"]["target"]
+        if self.mix is None:
+            return self.supervised_loss(self.network(self.normalize(images)), target)
+        mixed = self.mix(images, target)
+        logits = self.network(self.normalize(mixed.images))
+        return self.sum_of_heads({head: self._mixed_loss(head, logits[head], target[head], mixed) for head in target})
 
     def supervised_loss(self, logits: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
         """Scalar; logits {head: [N, C]}, target {head: int64 [N]} with −1 where a row has no label for that head."""
-        total = torch.zeros((), device=self.device)
+        losses = {}
         for head, labels in target.items():
             sums = self.scoring.count(head, logits[head], labels)
-            _, weight = self.parts.losses[head]
-            total = total + weight * sums[f"loss/{head}"] / sums[f"rows/{head}"].clamp(min=1)
             self.sums.add({f"confusion/{head}": sums[f"confusion/{head}"]})
+            losses[head] = sums[f"loss/{head}"], sums[f"rows/{head}"]
+        return self.sum_of_heads(losses)
+
+    def sum_of_heads(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """Scalar from each head's loss, summed over its labeled rows, and the number of these rows."""
+        total = torch.zeros((), device=self.device)
+        for head, (loss, rows) in losses.items():
+            total = total + self.parts.losses[head][1] * mean_over(loss, rows)
         return total
+
+    def _mixed_loss(self, head: str, logits: Tensor, target: Tensor, mixed: Mixed) -> tuple[Tensor, Tensor]:
+        """Loss and rows, both weighted by the shares; the confusion matrix counts an image under both labels alike."""
+        logits, loss = logits.float(), self.parts.losses[head][0]
+        predicted = F.one_hot(logits.argmax(1), logits.shape[1]).float()
+        total, rows = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for labels, share in ((target, mixed.share), (target[mixed.partner], 1 - mixed.share)):
+            share = share * (labels >= 0)
+            total = total + (loss(logits, labels) * share).sum()
+            rows = rows + share.sum()
+            true = F.one_hot(labels.clamp(min=0), logits.shape[1]) * share[:, None]
+            self.sums.add({f"confusion/{head}": true.T @ predicted})
+        return total, rows
+
+
+def mean_over(loss: Tensor, rows: Tensor) -> Tensor:
+    """Sum over rows to mean; 0 without any. Rows may be fractions where images are mixed."""
+    return loss / torch.where(rows > 0, rows, 1)

@@ -122,13 +122,19 @@ class Split(Section):
     """How rows are shared out to train, valid and test."""
 
     valid: Share = 0.2
-    """Share of the validation images."""
+    """Share of the validation images; not used with `folds`."""
     test: Share = 0.0
     """Share of the test images."""
     stratify: list[Text] | None = None
     """Attributes whose class shares are kept in every split; null: all."""
     seed: Seed = 0
     """Seed of the split."""
+    folds: int | None = Field(default=None, ge=2)
+    """Deal the images into so many folds, one of which (`fold`) is for validation, the others for training."""
+    fold: int | None = Field(default=None, ge=1, validate_default=True)
+    """Number of the fold for validation, 1 … `folds`; `train.py --folds K` trains all of them."""
+    from_file: Text | None = Field(default=None, alias="from")
+    """split.csv of another run, taken as it is in place of a drawn split."""
 
     @field_validator("test")
     @classmethod
@@ -137,6 +143,28 @@ class Split(Section):
         if valid + test >= 1:
             raise ValueError(f"valid + test is {valid + test:g}, which leaves no training images")
         return test
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_the_folds(cls, fold: int | None, info: ValidationInfo) -> int | None:
+        folds = info.data.get("folds", fold)  # a wrong `folds` has its own message
+        if folds is None and fold is not None:
+            raise ValueError("needs split.folds, the number of folds")
+        if folds is not None and fold is None:
+            raise ValueError(
+                f"folds is {folds}, but fold does not say which one is for validation; "
+                f"train.py --folds {folds} trains them all"
+            )
+        if folds is not None and fold is not None and fold > folds:
+            raise ValueError(f"expected 1 … {folds} (split.folds), got {fold}")
+        return fold
+
+    @field_validator("from_file")
+    @classmethod
+    def _the_only_split(cls, from_file: str | None, info: ValidationInfo) -> str | None:
+        if from_file is not None and info.data.get("folds") is not None:
+            raise ValueError("cannot be given together with split.folds: the file says who is for validation")
+        return from_file
 
 
 class Normalization(Section):
@@ -191,8 +219,8 @@ class DataLoader(Section):
     """Unlabeled images for each labeled one (FixMatch's mu)."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Worker processes; results do not depend on it."""
-    sampler: Literal["random", "balanced", "weighted"] = "random"
-    """Labeled images: as they come, equally many of each class, or by inverse class frequency."""
+    sampler: Literal["random", "balanced", "weighted", "square_root"] = "random"
+    """Labeled images: as they come, equally many of each class, by inverse class frequency, or by its square root."""
     cache: Literal["auto", "ram", "disk", "off"] = "auto"
     """Where decoded images are kept."""
 
@@ -319,7 +347,7 @@ class Config(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved config as JSON values; `config_from_dict` makes an equal one of it."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.to_dict() == other.to_dict()

@@ -1,0 +1,263 @@
+"""Folds: who is in which, a split taken from another run, and a k-fold training that is killed and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from base.base_trainer import BaseTrainer
+from data_loader.prepare_labels import prepare_labels
+from data_loader.split import check_leakage, make_fold_split, make_folds, write_split
+from report.evaluation import HeadPrediction, evaluate_head
+from tests.test_split import by_path, frame_of, turned
+from tests.test_training import PROJECT, write_config
+from trainer import folds
+from utils.config import Config, apply_overrides, config_from_dict
+from utils.errors import UserError
+
+
+def people(seed: int):
+    """500 people with 1 to 11 photos; every tenth is of the rare class; a fifth of the photos is not labeled."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 12, 500)
+    group = np.repeat(np.arange(500), sizes)
+    x = (group % 10 == 0).astype(np.int64)
+    y = rng.integers(0, 3, len(x))
+    off = rng.random(len(x)) < 0.2
+    return frame_of({"x": np.where(off, -1, x), "y": np.where(off, -1, y)}, [f"p{n}" for n in group])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("count", [2, 5])
+def test_folds_keep_people_whole_and_share_every_class(seed, count):
+    frame = people(seed)
+    fold = make_folds(frame, count, None, seed)
+    check_leakage(frame, fold)
+    assert set(fold[frame.labeled]) == set(range(1, count + 1)) and fold.dtype == np.int64
+    for name, names in frame.classes.items():
+        for index in range(len(names)):
+            counts = fold[frame.rows[name] == index].value_counts()
+            assert counts.max() - counts.min() <= 6, f"{name} {index}: {counts.to_dict()}"
+    other = turned(frame, seed)
+    again = by_path(other, make_folds(other, count, None, seed))
+    assert again == by_path(frame, fold) != by_path(frame, make_folds(frame, count, None, seed + 1))
+
+
+def test_single_images_are_shared_exactly_and_the_unlabeled_are_in_no_fold():
+    frame = frame_of({"x": np.array([0] * 101 + [1] * 52 + [2] * 5 + [-1] * 40)})
+    fold = make_folds(frame, 5, None, 0)
+    for index in range(3):
+        counts = fold[frame.rows["x"] == index].value_counts()
+        assert len(counts) == 5 and counts.max() - counts.min() <= 1
+    assert fold[:158].value_counts().max() - fold[:158].value_counts().min() <= 2 and (fold[158:] == 0).all()
+    with pytest.raises(UserError, match=r"split.folds 6: class 'x2' of x \(5 rows, 5 groups\) has none in fold \d"):
+        make_folds(frame, 6, None, 0)
+    with pytest.raises(UserError, match="no attribute 'z'"):
+        make_folds(frame, 5, ["z"], 0)
+
+
+def test_every_fold_is_valid_once_and_test_rows_are_in_none():
+    frame = people(1)
+    splits = [make_fold_split(frame, 4, fold, 0.2, None, 3) for fold in range(1, 5)]
+    held = splits[0] == "test"
+    assert abs(held[frame.labeled].mean() - 0.2) < 0.02
+    for split in splits:
+        check_leakage(frame, split)
+        assert ((split == "test") == held).all()
+    times = np.sum([split == "valid" for split in splits], axis=0)
+    assert (times[(frame.labeled & ~held).to_numpy()] == 1).all() and not times[held.to_numpy()].any()
+
+    words = ["train"] * 60 + ["valid"] * 20 + ["test"] * 20
+    given = frame_of({"x": np.tile([0, 1], 50)}, split=words)
+    splits = [make_fold_split(given, 2, fold, 0.0, None, 0) for fold in (1, 2)]
+    assert all((split[80:] == "test").all() and (split == "valid").sum() == 40 for split in splits)
+
+
+# A split of another run -----------------------------------------------------------------------------------------------
+
+
+def config_of(faces: Path, *overrides: str) -> Config:
+    args = {"root": str(faces), "frame": "labels.csv", "attributes": ["hue"], "group": "group"}
+    tree = {
+        "name": "x",
+        "dataset": {"type": "LabelCSV", "args": args},
+        "arch": {"type": "FaceClassifier", "args": {"backbone": "test_efficientnet"}},
+        "optimizer": {"type": "AdamW"},
+        "trainer": {"type": "SupervisedTrainer", "epochs": 1},
+    }
+    return apply_overrides(config_from_dict(tree, "x.json"), overrides)
+
+
+def test_a_split_is_taken_from_another_run_and_refused_where_it_leaks(tmp_path, tiny_faces):
+    first = prepare_labels(config_of(tiny_faces, "split.folds=3", "split.fold=2", "split.seed=7"))
+    path = tmp_path / "split.csv"
+    write_split(path, first.frame, first.split)
+    config = config_of(tiny_faces, f"split.from={path}")
+    assert config.to_dict()["split"]["from"] == str(path)
+    assert config_from_dict(config.to_dict(), "again") == config
+    second = prepare_labels(config)
+    assert (second.split == first.split).all() and f"split: as in {path}; nothing is drawn" in second.frame.history
+
+    table = pd.read_csv(path)
+    torn = table.assign(split=["valid", *["train"] * (len(table) - 1)])
+    torn.assign(labeled="true").to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"split.csv: split: 1 of 48 groups are on two sides: g0"):
+        prepare_labels(config)
+    table.assign(labeled="true", split=np.where(table["split"] == "valid", "test", "train")).to_csv(path, index=False)
+    assert set(prepare_labels(config).split) == {"train", "test"}
+    reds = pd.read_csv(tiny_faces / "labels.csv").groupby("group")["hue"].transform("nunique").eq(1).to_numpy()
+    table.assign(labeled="true", split=np.where(reds, "valid", "train")).to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"class 'blue' of hue .* has none in valid"):
+        prepare_labels(config)
+    table.iloc[1:].assign(labeled="true").to_csv(path, index=False)
+    with pytest.raises(UserError, match="1 rows were added"):
+        prepare_labels(config)
+
+
+def test_a_checkpoint_is_scored_without_the_file_that_its_split_came_from(tmp_path, tiny_faces, in_process):
+    drawn = prepare_labels(config_of(tiny_faces, "split.folds=4", "split.fold=4"))
+    path = tmp_path / "split.csv"
+    write_split(path, drawn.frame, drawn.split)
+    small = {"type": "SupervisedTrainer", "args": {}, "epochs": 1, "steps_per_epoch": 2}
+    config = write_config(tmp_path, tiny_faces, trainer=small, data_loader={"num_workers": 0})
+    done = in_process("train.py", "-c", str(config), "-s", f"split.from={path}", "-d", "cpu", "--run-id", "x")
+    assert done.code == 0 and f"split: as in {path}" in done.out
+    path.unlink()
+    run_dir = tmp_path / "saved" / "tiny" / "x"
+    done = in_process("test.py", "--resume", str(run_dir), "-d", "cpu")
+    assert done.code == 0 and "note" not in done.out, done.err
+    scored = pd.read_csv(run_dir / "report" / "predictions.csv")["path"]
+    assert set(scored) == set(drawn.frame.rows["path"][drawn.split == "valid"])
+
+
+# A k-fold training ----------------------------------------------------------------------------------------------------
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, str(PROJECT / "train.py"), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_an_epoch(run_dir: Path, process: subprocess.Popen) -> None:
+    deadline = time.time() + 120
+    while not (run_dir / "checkpoints" / "last.pth").exists():
+        assert process.poll() is None and time.time() < deadline, process.communicate()
+        time.sleep(0.005)
+
+
+def test_killed_folds_continue_to_the_same_out_of_fold_predictions(tmp_path, tiny_faces, run):
+    config = write_config(
+        tmp_path, tiny_faces, trainer={"epochs": 3, "steps_per_epoch": 6}, data_loader={"num_workers": 0}
+    )
+    saved = tmp_path / "saved" / "tiny"
+    arguments = ["-c", str(config), "--folds", "3"]
+    done = run("train.py", *arguments, "--run-id", "whole")
+    assert done.code == 0, done.err
+    assert "all together" in done.out and str(saved / "whole" / "oof.csv") in done.out
+
+    process = start([*arguments, "--run-id", "killed"])
+    wait_for_an_epoch(saved / "killed-fold2", process)
+    process.kill()
+    process.communicate(timeout=60)
+    first, second = (saved / f"killed-fold{fold}" / "checkpoints" / "last.pth" for fold in (1, 2))
+    before = first.read_bytes()
+    assert not torch.load(second, weights_only=True)["finished"] and not (saved / "killed" / "oof.csv").exists()
+
+    done = run("train.py", *arguments, "-r", "auto")
+    assert done.code == 0, done.err
+    assert "fold 1 of 3: finished" in done.out and "fold 2 of 3: continuing" in done.out
+    assert first.read_bytes() == before
+    assert (saved / "killed" / "oof.csv").read_bytes() == (saved / "whole" / "oof.csv").read_bytes()
+    assert sorted(path.name for path in saved.iterdir() if path.name.startswith("killed")) == [
+        "killed",
+        *(f"killed-fold{fold}" for fold in (1, 2, 3)),
+    ]
+
+    # Fold 3 came after folds 1 and 2 in one process, after half of fold 2 in the other: nothing is carried over.
+    ends = [saved / f"{name}-fold3" / "checkpoints" / "last.pth" for name in ("whole", "killed")]
+    one, other = (torch.load(path, weights_only=True) for path in ends)
+    torch.testing.assert_close(one["model"], other["model"], rtol=0, atol=0)
+    torch.testing.assert_close(one["optimizer"]["state"], other["optimizer"]["state"], rtol=0, atol=0)
+    check_what_the_folds_say(saved, tiny_faces)
+
+
+def check_what_the_folds_say(saved: Path, faces: Path) -> None:
+    table = pd.read_csv(saved / "whole" / "oof.csv")
+    truth = pd.read_csv(faces / "labels.csv")
+    assert list(table.columns[:6]) == ["path", "group", "fold", "hue/label", "hue/prediction", "hue/confidence"]
+    assert list(table["path"]) == list(truth["path"]) and list(table["hue/label"]) == list(truth["hue"])
+    summary = json.loads((saved / "whole" / "folds.json").read_text())
+    assert summary["finished"] and summary["folds"] == 3
+    for number, of_fold in enumerate(summary["each"], start=1):
+        run_dir = saved / f"whole-fold{number}"
+        known = torch.load(run_dir / "checkpoints" / "best.pth", weights_only=True)["data"]
+        seen = {group for group, side in zip(known["group"], known["split"]) if side == "train"}
+        rows = table["fold"] == number
+        assert rows.sum() == of_fold["images"] and not seen & set(table["group"][rows])
+        best = pd.read_csv(run_dir / "metrics.csv")["valid/macro_f1"].max()
+        assert of_fold["heads"]["hue"]["macro_f1"] == pytest.approx(best, abs=1e-12)
+        right = (table["hue/label"] == table["hue/prediction"])[rows].mean()
+        assert of_fold["heads"]["hue"]["accuracy"] == pytest.approx(right)
+    values = [of_fold["heads"]["hue"]["macro_f1"] for of_fold in summary["each"]]
+    assert summary["mean"]["hue"]["macro_f1"] == pytest.approx(np.mean(values))
+    assert summary["std"]["hue"]["macro_f1"] == pytest.approx(np.std(values, ddof=1))
+    names = ("blue", "red")
+    labels = table["hue/label"].map(names.index).to_numpy(np.int64)
+    head = HeadPrediction("hue", names, labels, table[["hue/p/blue", "hue/p/red"]].to_numpy())
+    expected = evaluate_head(head, table["group"].tolist())
+    for key in ("confusion", "macro_f1", "groups", "ci95"):
+        assert summary["pooled"]["hue"][key] == expected[key]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("at", [(BaseTrainer, "train_on"), (BaseTrainer, "_finish_run"), (folds, "_write_out_of_fold")])
+def test_a_signal_stops_with_the_line_that_continues(tmp_path, tiny_faces, in_process, monkeypatch, number, at):
+    """In a step, while a finished run is saved, and while the folds are put together."""
+    small = {"type": "SupervisedTrainer", "args": {}, "epochs": 1, "steps_per_epoch": 2}
+    config = write_config(tmp_path, tiny_faces, trainer=small, data_loader={"num_workers": 0})
+    owner, name = at
+    original = getattr(owner, name)
+
+    def with_signal(*arguments):
+        signal.raise_signal(number)
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, with_signal)
+    arguments = ["train.py", "-c", str(config), "-s", 'about="a b"', "-d", "cpu", "--run-id", "x", "--folds", "2"]
+    before = signal.getsignal(number)
+    done = in_process(*arguments)
+    assert done.code == 128 + number and "Traceback" not in done.err and signal.getsignal(number) == before
+    said, line = done.err.strip().splitlines()[-1].split("; continue with:  ")
+    where = {"train_on": "fold 1 of 2: stopped after step 1", "_finish_run": "fold 1 of 2: stopped"}
+    assert said == where.get(name, "out-of-fold predictions: stopped")
+    assert shlex.split(line) == ["python", *arguments, "-r", "auto"]
+    monkeypatch.setattr(owner, name, original)
+    if name == "_finish_run":
+        done = in_process(*shlex.split(line)[1:])
+        assert done.code == 0 and "all together" in done.out
+        assert len(pd.read_csv(tmp_path / "saved" / "tiny" / "x" / "oof.csv")) == 96
+
+
+def test_what_cannot_be_folded_is_refused_before_a_folder_exists(tmp_path, tiny_faces, in_process):
+    config = write_config(tmp_path, tiny_faces)
+    for arguments, text in (
+        (["--folds", "1"], "--folds takes a number of at least 2"),
+        (["--folds", "3", "-r", "some.pth"], "no -r but -r auto"),
+        (["--folds", "3", "-s", "split.from=split.csv"], "split.from: cannot be given together with split.folds"),
+        (["--folds", "30"], "class 'blue' of hue (24 rows, 24 groups) has none in fold"),
+    ):
+        done = in_process("train.py", "-c", str(config), *arguments)
+        assert done.code == 2 and text in done.err, done.err
+    assert not [path for path in (tmp_path / "saved").rglob("*") if path.name == "folds.json"]

@@ -1,0 +1,200 @@
+"""Every fold of a config trained in turn, each in a run of its own, and predictions for every labeled image.
+
+SAVE_DIR/NAME/RUN_ID-fold1 … RUN_ID-foldK are runs like any other; SAVE_DIR/NAME/RUN_ID holds what they say together:
+oof.csv and folds.json, which is there from the start and `finished` in the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_loader.face_data import FaceData
+from data_loader.label_frame import LabelFrame
+from data_loader.prepare_labels import Labels, read_labels
+from data_loader.split import read_split, split_digest
+from report.evaluation import HeadPrediction
+from report.folds import fold_summary, format_folds
+from report.writer import prediction_table
+from trainer import session
+from trainer.build import open_run_images
+from trainer.evaluate import Loaded, load_for_evaluation, predict
+from utils.checkpoint import load_newest
+from utils.config import Config, apply_overrides, config_from_dict, differences
+from utils.device import choose_device
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.run_folder import create_run_folder, lock
+from utils.stop_signal import Stopped
+
+# What a run of one fold may change when it continues would leave the folds unlike one another.
+_SAME_IN_ALL = ("trainer.epochs", "trainer.early_stop")
+
+
+def train_folds(config: Config, resume: str | None, device_name: str, run_id: str | None, again: str) -> None:
+    """Train what is not yet trained of the folds of `config` (which is fold 1's), then write oof.csv and folds.json.
+
+    resume: "auto" continues the newest unfinished folds of this config. again: the command that does so.
+    Raises Stopped, naming it, after SIGTERM or SIGINT, and UserError for everything the user can mend.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--folds runs in one process; with torchrun train one fold: -s split.folds=K -s split.fold=I")
+    folder, is_new = _open_folder(config, resume, run_id)
+    folds = config.split.folds or 0
+    at = ""
+    try:
+        with _stop_at_once():
+            for fold in range(1, folds + 1):
+                at = f"fold {fold} of {folds}"
+                _train_fold(config, folder, fold, at, device_name)
+            at = "out-of-fold predictions"
+            summary = _write_out_of_fold(config, folder, choose_device(device_name))
+    except Stopped as stopped:
+        said = str(stopped).partition(";")[0]
+        raise Stopped(stopped.exit_code - 128, f"{at}: {said}; continue with:  {again}") from None
+    except UserError:
+        if is_new and not _fold_folder(folder, 1).exists():
+            shutil.rmtree(folder)
+        raise
+    print(f"{format_folds(summary)}\n\nout-of-fold predictions: {folder / 'oof.csv'}; scores: {folder / 'folds.json'}")
+
+
+def resume_command(config_file: Path, overrides: list[str], folds: int, device: str, run_id: str | None) -> str:
+    """The command line that continues the folds."""
+    parts = ["python", "train.py", "-c", str(config_file), *(part for text in overrides for part in ("-s", text))]
+    parts += ["-d", device] if device != "auto" else []
+    parts += ["--run-id", run_id] if run_id else []
+    return shlex.join([*parts, "--folds", str(folds), "-r", "auto"])
+
+
+@contextlib.contextmanager
+def _stop_at_once() -> Iterator[None]:
+    """SIGTERM and SIGINT raise Stopped, except in a trainer's loop, which stops after its step in its own way."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(number, "stopped")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _fold_folder(folder: Path, fold: int) -> Path:
+    return folder.with_name(f"{folder.name}-fold{fold}")
+
+
+def _open_folder(config: Config, resume: str | None, run_id: str | None) -> tuple[Path, bool]:
+    """The folds' common folder, locked, and whether it is new."""
+    found = _unfinished(config, run_id) if resume == "auto" else None
+    if found is not None:
+        lock(found)
+        print(f"-r auto: continuing the folds of {found}")
+        return found, False
+    if resume:
+        print("-r auto: no unfinished folds of this config; starting")
+    session.check_components(config)
+    parent = Path(config.trainer.save_dir) / config.name
+    taken = sorted(parent.glob(f"{run_id}-fold*")) if run_id else []
+    if taken:
+        raise UserError(f"--run-id {run_id}: {taken[0]} exists; continue with -r auto or choose another id")
+    folder = create_run_folder(Path(config.trainer.save_dir), config.name, run_id)
+    _write_json(folder, config, {"finished": False})
+    return folder, True
+
+
+def _unfinished(config: Config, run_id: str | None) -> Path | None:
+    """The folder of the newest folds of the same config that are not finished."""
+    parent = Path(config.trainer.save_dir) / config.name
+    for file in sorted(parent.glob(f"{run_id or '*'}/folds.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        known = json.loads(file.read_text(encoding="utf-8"))
+        changes = differences(config_from_dict(known["config"], str(file)), config)
+        if not known["finished"] and not session.forbidden(changes) and not _unlike(changes):
+            return file.parent
+    return None
+
+
+def _unlike(changes: list[str]) -> list[str]:
+    return [line for line in changes if line.split(":")[0] in _SAME_IN_ALL]
+
+
+def _train_fold(config: Config, folder: Path, fold: int, name: str, device_name: str) -> None:
+    """One run with a model, optimizer and random state of its own: new, continued, or found finished."""
+    run_dir = _fold_folder(folder, fold)
+    last, resume = run_dir / "checkpoints" / "last.pth", None
+    if last.exists():
+        if load_newest(last)[0]["finished"]:
+            print(f"{name}: finished in {run_dir}")
+            return
+        resume = str(last)
+    elif run_dir.exists():
+        shutil.rmtree(run_dir)  # killed before its first checkpoint: nothing to continue from
+    print(f"{name}: {'continuing' if resume else 'training'}", flush=True)
+    of_fold = apply_overrides(config, [f"split.fold={fold}"])
+    trainer = session.train(of_fold, None, [], resume, device_name, run_dir.name)
+    try:
+        trainer.train()
+    finally:
+        trainer.logger.close()
+
+
+def _write_out_of_fold(config: Config, folder: Path, device: torch.device) -> dict[str, Any]:
+    """oof.csv (every labeled row that is in a fold, in the order of the label frame) and folds.json."""
+    frame = read_labels(config)
+    images = open_run_images(config, Labels(frame, frame.rows["path"]), print)
+    fold_of = np.zeros(len(frame), dtype=np.int64)
+    probs = {head: np.zeros((len(frame), len(names))) for head, names in frame.classes.items()}
+    checkpoints = []
+    for fold in range(1, (config.split.folds or 0) + 1):
+        loaded, labels = _load_fold(_fold_folder(folder, fold), frame, device)
+        data = FaceData(config, labels, images, (), device)
+        rows = data.evaluation_rows("valid")
+        for head, values in predict(loaded, data, rows).items():
+            probs[head][rows] = values
+        fold_of[rows] = fold
+        checkpoints.append(str(loaded.path))
+    rows = np.flatnonzero(fold_of)
+    table = frame.rows.iloc[rows][["path", "group"]].assign(split="valid").reset_index(drop=True)
+    heads = [
+        HeadPrediction(head, names, frame.rows[head].to_numpy(np.int64)[rows], probs[head][rows])
+        for head, names in frame.classes.items()
+    ]
+    predictions = prediction_table(table, heads).drop(columns="split")
+    predictions.insert(1, "group", table["group"])
+    predictions.insert(2, "fold", fold_of[rows])
+    text = predictions.to_csv(index=False, lineterminator="\n")
+    atomic_write(folder / "oof.csv", text.encode("utf-8", "surrogateescape"))
+    summary = fold_summary(heads, table["group"].tolist(), fold_of[rows])
+    _write_json(folder, config, {"finished": True, "checkpoints": checkpoints, **summary})
+    return summary
+
+
+def _load_fold(run_dir: Path, frame: LabelFrame, device: torch.device) -> tuple[Loaded, Labels]:
+    """A fold's best model and the split that it was trained on. Raises UserError if the data has changed since."""
+    best = run_dir / "checkpoints" / "best.pth"
+    loaded = load_for_evaluation(best if best.exists() else best.with_name("last.pth"), device)
+    split = read_split(run_dir / "split.csv", frame)[0]
+    if split_digest(frame, split) != loaded.data["digest"] or loaded.classes != frame.classes:
+        raise UserError(
+            f"{loaded.path}: the groups or classes of the data have changed since this fold was trained; "
+            "train the folds anew"
+        )
+    return loaded, Labels(frame, split)
+
+
+def _write_json(folder: Path, config: Config, content: dict[str, Any]) -> None:
+    known = {"folds": config.split.folds, **content, "config": config.to_dict()}
+    atomic_write(folder / "folds.json", json.dumps(known, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
