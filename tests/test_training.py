@@ -52,7 +52,8 @@ def write_config(folder: Path, faces: Path, **changes) -> Path:
         "logger": {"tensorboard": False},
     }
     for key, value in changes.items():
-        config[key] = {**config[key], **value} if isinstance(config.get(key), dict) else value
+        both = isinstance(config.get(key), dict) and isinstance(value, dict)
+        config[key] = {**config[key], **value} if both else value
     path = folder / "tiny.json"
     path.write_text(json.dumps(config))
     return path

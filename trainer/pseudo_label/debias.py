@@ -46,20 +46,25 @@ class logit_adjustment(Debias):
     """Consistency loss on z_s + tau · log prior (balanced softmax, Ren et al. 2020; Menon et al. 2021, eq. 10).
 
     It is the unlabeled twin of `loss: logit_adjustment`: the network's own logits stay those of balanced classes, and
-    weak views are read as z_w + tau · log prior, the posterior under the labels' class distribution.
+    weak views are read as z_w + weak_tau · log prior.
+
+    tau: strength for strong views.
+    weak_tau: strength for weak views, left out: tau. 1 is the posterior under the labels' class distribution, in which a
+        rare class needs far more evidence to pass a threshold than a common one; 0 asks the same evidence of all.
     """
 
-    def __init__(self, class_counts: Tensor, *, tau: float = 1.0):
+    def __init__(self, class_counts: Tensor, *, tau: float = 1.0, weak_tau: float | None = None):
         super().__init__()
         prior = class_counts.double().clamp(min=1e-12)
-        self.shift: Tensor
-        self.register_buffer("shift", (tau * (prior / prior.sum()).log()).float())
+        self.weak_tau, self.tau = tau if weak_tau is None else weak_tau, tau
+        self.log_prior: Tensor
+        self.register_buffer("log_prior", (prior / prior.sum()).log().float())
 
     def pseudo(self, logits: Tensor) -> Tensor:
-        return logits + self.shift
+        return logits + self.weak_tau * self.log_prior
 
     def student(self, logits: Tensor) -> Tensor:
-        return logits + self.shift
+        return logits + self.tau * self.log_prior
 
 
 class debiaspl(Debias):
