@@ -55,7 +55,7 @@ class BaseTrainer(ABC):
         self.classes = dict(parts.data.classes)
         self.epochs, self.steps_per_epoch = self.config.trainer.epochs, parts.steps_per_epoch
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = self.lr = 0.0
         self.sums = Sums(self.device)
         self.first_batch: dict[str, int] = {}
         self.normalize = Normalize(*parts.normalization, self.device)
@@ -110,6 +110,8 @@ class BaseTrainer(ABC):
             while self.step < last and not self.monitor.exhausted:
                 self._train_epoch(batches, accumulate)
                 self._finish_epoch()
+                if self._must_stop() and self.step < last and not self.monitor.exhausted:
+                    self._save_and_stop()
         self._finish_run()
 
     def _train_epoch(self, batches: Iterator[Batch], accumulate: int) -> None:
@@ -124,7 +126,7 @@ class BaseTrainer(ABC):
                 loss = self.train_on(*(to_device(next(batches), self.device) for _ in range(accumulate)))
                 self.seconds = before + time.perf_counter() - started
                 progress.update(loss.item)
-                if any_process(self._stop.received is not None, self.device):
+                if self._must_stop() and self.step % self.steps_per_epoch:
                     self._save_and_stop()
 
     def train_on(self, *batches: Batch) -> Tensor:
@@ -152,6 +154,7 @@ class BaseTrainer(ABC):
         if self.config.trainer.clip_grad is not None:
             self.scaler.unscale_(self.parts.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.clip_grad)
+        self.lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
         self.scaler.step(self.parts.optimizer)
         self.scaler.update()
         self.parts.optimizer.zero_grad(set_to_none=True)
@@ -166,7 +169,7 @@ class BaseTrainer(ABC):
             **self.epoch_values(sums),
             **self.scoring.evaluate(self.evaluated_model, self.data.evaluation_batches("valid"), "valid"),
         }
-        values["lr"] = max(group["lr"] for group in self.parts.optimizer.param_groups)
+        values["lr"] = self.lr
         scheduler = self.parts.scheduler
         if scheduler is not None and scheduler.is_plateau:
             scheduler.scheduler.step(values[self.monitor.name])
@@ -203,6 +206,9 @@ class BaseTrainer(ABC):
             )
 
     # Stopping, saving, resuming --------------------------------------------------------------------------------------
+
+    def _must_stop(self) -> bool:
+        return any_process(self._stop.received is not None, self.device)
 
     def _save_and_stop(self) -> None:
         number = self._stop.received or 15

@@ -49,8 +49,8 @@ class logit_adjustment(Debias):
     weak views are read as z_w + weak_tau · log prior.
 
     tau: strength for strong views.
-    weak_tau: strength for weak views, left out: tau. 1 is the posterior under the labels' class distribution, in which a
-        rare class needs far more evidence to pass a threshold than a common one; 0 asks the same evidence of all.
+    weak_tau: strength for weak views, left out: tau. 1 is the posterior under the labels' class distribution, in which
+        a rare class needs far more evidence to pass a threshold than a common one; 0 asks the same evidence of all.
     """
 
     def __init__(self, class_counts: Tensor, *, tau: float = 1.0, weak_tau: float | None = None):
