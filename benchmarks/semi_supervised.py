@@ -38,7 +38,8 @@ METHODS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "fixmatch": ("FixMatch as the config has it", []),
-    "all": ("supervised, all labels, logit adjustment", SUPERVISED),
+    "all": ("supervised, all labels, cross entropy", [*SUPERVISED, "loss.type=cross_entropy"]),
+    "all-adjusted": ("supervised, all labels, logit adjustment", SUPERVISED),
 }
 
 
@@ -65,7 +66,7 @@ def score(arguments: argparse.Namespace, method: str, seed: int) -> dict[str, fl
     last = run_dir / "checkpoints" / "last.pth"
     if not finished(run_dir):
         settings = [f"seed={seed}", f"name={method}", f"trainer.save_dir={arguments.out}", *METHODS[method][1]]
-        if method == "all":
+        if method.startswith("all"):
             loader = load_config(arguments.config, arguments.set).data_loader
             images = loader.batch_size * (1 + loader.unlabeled_ratio)
             settings += ["labels.labeled=null", f"data_loader.batch_size={images}"]
