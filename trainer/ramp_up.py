@@ -1,0 +1,55 @@
+"""The schedule of an unlabeled loss: first labeled images only, then a weight that grows."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from base.parts import Parts
+from trainer.supervised import SupervisedTrainer
+
+
+class RampUpTrainer(SupervisedTrainer):
+    """L = L_labeled + lambda_u · L_unlabeled. A subclass's `training_step` is supervised while `in_warm_up`.
+
+    warm_up_epochs: labeled rows only. ramp_up: share of the steps after them in which lambda_u grows linearly from 0.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("labeled", "unlabeled")
+
+    def __init__(self, parts: Parts, *, lambda_u: float, ramp_up: float, warm_up_epochs: int):
+        if lambda_u < 0 or not 0 <= ramp_up <= 1 or warm_up_epochs < 0:
+            raise ValueError("lambda_u and warm_up_epochs must be ≥ 0 and ramp_up in [0, 1]")
+        super().__init__(parts)
+        self.lambda_u, self.ramp_up = lambda_u, ramp_up
+        self.warm_up_steps = warm_up_epochs * self.steps_per_epoch
+        self.first_batch = {"unlabeled": self.warm_up_steps * self.config.trainer.accumulate}
+
+    @property
+    def in_warm_up(self) -> bool:
+        return self.step < self.warm_up_steps
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps after the warm-up that are done."""
+        return (self.step - self.warm_up_steps) / max(1, self.epochs * self.steps_per_epoch - self.warm_up_steps)
+
+    @property
+    def current_lambda_u(self) -> float:
+        """lambda_u at this step of the linear ramp."""
+        ramp = self.ramp_up * (self.epochs * self.steps_per_epoch - self.warm_up_steps)
+        return self.lambda_u * min(1.0, (self.step - self.warm_up_steps) / ramp) if ramp > 0 else self.lambda_u
+
+    def total_loss(self, labeled: Tensor, unlabeled: Tensor, further: list[Tensor] | None = None) -> Tensor:
+        """The scalar loss, its terms logged. further: terms that a switch adds to the unlabeled loss."""
+        further = further or []
+        for name, loss in (("labeled", labeled), ("unlabeled", unlabeled), *(("further", x) for x in further)):
+            self.sums.add({f"mean/loss_{name}": loss / self.config.trainer.accumulate})
+        return labeled + self.current_lambda_u * sum(further, unlabeled)
+
+    def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        values = super().epoch_values(sums)
+        if self.step > self.warm_up_steps:
+            values["train/lambda_u"] = self.current_lambda_u
+        return values

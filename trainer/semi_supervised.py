@@ -1,0 +1,108 @@
+"""What trainers with pseudo-labels share: a labeler for each head, what it did in the log, and the collapse guard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from base.base_dataset import Batch
+from base.parts import Parts
+from trainer.collapse_guard import CollapseGuard
+from trainer.pseudo_label.kinds import build_labelers
+from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
+from trainer.ramp_up import RampUpTrainer
+from utils.config.components import Nested
+from utils.errors import UserError
+
+Threshold = Annotated[dict[str, Any] | str, Nested("threshold")]
+Align = Annotated[dict[str, Any] | str | None, Nested("align")]
+Debias = Annotated[dict[str, Any] | str | None, Nested("debias")]
+OnCollapse = Literal["warn", "stop"]
+
+
+class SemiSupervisedTrainer(RampUpTrainer):
+    """The base of trainers whose unlabeled loss is against pseudo-labels. A subclass writes `training_step`.
+
+    on_collapse: when the pseudo-labels go wrong, say so after the epoch; `stop` also ends the run after two in a row.
+    """
+
+    trains_balanced_heads = True
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        threshold: Threshold,
+        align: Align,
+        debias: Debias,
+        lambda_u: float,
+        ramp_up: float,
+        warm_up_epochs: int,
+        on_collapse: OnCollapse,
+    ):
+        self.unlabeled_rows, self.labelers = build_labelers(parts, threshold, align, debias)
+        self.guard, self.on_collapse = CollapseGuard(), on_collapse
+        super().__init__(parts, lambda_u=lambda_u, ramp_up=ramp_up, warm_up_epochs=warm_up_epochs)
+
+    def labeler(self, head: str) -> PseudoLabeler:
+        module = self.labelers[head]
+        assert isinstance(module, PseudoLabeler)
+        return module
+
+    def pseudo_labels(
+        self, batch: Batch, of_labeled: dict[str, Tensor], of_weak: dict[str, Tensor]
+    ) -> Iterator[tuple[str, PseudoLabeler, PseudoLabels]]:
+        """Each head with its labeler and the pseudo-labels of this step, which are logged; once a step.
+
+        of_labeled, of_weak: {head: logits} of the batch's labeled rows and of the weak view of its unlabeled ones.
+        """
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        rows = torch.searchsorted(self.unlabeled_rows, unlabeled["row"]) if "row" in unlabeled else None
+        for head in self.classes:
+            labeler = self.labeler(head)
+            labels = labeler(of_weak[head], of_labeled[head], labeled["target"][head], rows, self.progress)
+            sums = labeler.sums(labels, unlabeled.get("hidden", {}).get(head))
+            self.sums.add({f"pseudo/{head}/{name}": value for name, value in sums.items()})
+            yield head, labeler, labels
+
+    def supervised_loss(self, logits: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
+        """As debiasing sees the logits, and with the loss of the balanced heads."""
+        adjusted = {head: self.labeler(head).labeled_logits(logits[head]) for head in target}
+        loss = super().supervised_loss(adjusted, target)
+        for head, labels in target.items():
+            balanced, (_, weight) = self.labeler(head).balanced, self.parts.losses[head]
+            if balanced is not None:
+                loss = loss + weight * balanced.labeled_loss(logits[f"{head}/balanced"], labels)
+        return loss
+
+    def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        values = super().epoch_values(sums)
+        for head in self.classes:
+            pseudo = self._pseudo_values(sums, head)
+            values.update({f"train/{head}/{name}": value for name, value in pseudo.items()})
+        return values
+
+    def epoch_notes(self, sums: dict[str, Tensor]) -> list[str]:
+        """How the pseudo-labeling went; the collapse guard takes in the epoch here."""
+        found = {head: self._pseudo_values(sums, head) for head in self.classes}
+        expected = {head: self.labeler(head).expected() for head in self.classes}
+        notes = [self.labeler(head).describe(head, values) for head, values in found.items() if values]
+        return notes + [f"warning: {line}" for line in self.guard.observe(self.epoch_values(sums), expected)]
+
+    def _finish_epoch(self) -> None:
+        super()._finish_epoch()
+        unfinished = self.step < self.epochs * self.steps_per_epoch
+        if self.on_collapse == "stop" and self.guard.in_a_row > 1 and unfinished:
+            lines = "\n  ".join(self.guard.found)
+            raise UserError(f"stopped after epoch {self.epoch}, as trainer.args.on_collapse asks:\n  {lines}")
+
+    def _pseudo_values(self, sums: dict[str, Tensor], head: str) -> dict[str, float]:
+        prefix = f"pseudo/{head}/"
+        own = {name[len(prefix) :]: value for name, value in sums.items() if name.startswith(prefix)}
+        return self.labeler(head).values(own) if own else {}
+
+    def trainer_state(self) -> nn.Module:
+        return nn.ModuleDict({"labelers": self.labelers, "guard": self.guard})
