@@ -17,10 +17,18 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="CHECKPOINT",
-        help="one checkpoint, or several to average",
+        help="one checkpoint, or several: shared heads are averaged, different heads complement each other",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("predictions.csv"), help="table to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tta",
+        action="append",
+        default=[],
+        metavar="VIEW",
+        help="average with a further view, may be given several times: hflip, crop, shift_left, shift_right, shift_up, "
+        "shift_down",
     )
     parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE_OR_FOLDER", help="pictures, or folders of them")
@@ -37,12 +45,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     with exit_codes():
+        from trainer.ensemble import Ensemble
         from trainer.predict_files import find_images, predict_files
         from utils.device import choose_device
         from utils.files import atomic_write
 
+        ensemble = Ensemble(arguments.resume, tta=arguments.tta)
         files = find_images(arguments.images)
-        table = predict_files(arguments.resume, files, choose_device(arguments.device))
+        table = predict_files(ensemble, files, choose_device(arguments.device))
         atomic_write(arguments.out, table.to_csv(index=False))
         for column in table.columns[table.columns.str.endswith("/prediction")]:
             counts = ", ".join(f"{name} {n:,}" for name, n in table[column].value_counts().items())

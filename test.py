@@ -16,7 +16,7 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="CHECKPOINT",
-        help="one checkpoint, or several that vote",
+        help="one checkpoint, or several: shared heads vote, different heads complement each other",
     )
     parser.add_argument("-c", "--config", type=Path, help="a config whose keys override the checkpoint's")
     parser.add_argument(
@@ -35,7 +35,21 @@ def parse_arguments() -> argparse.Namespace:
         help="which rows to score (default: valid)",
     )
     parser.add_argument("--vote", choices=["soft", "hard"], default="soft", help="how several checkpoints combine")
-    parser.add_argument("--tta", choices=["hflip"], help="average with the mirrored image")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="weight of each checkpoint in the vote (default: all alike)",
+    )
+    parser.add_argument(
+        "--tta",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="VIEW",
+        help="average with further views: hflip, crop, shift_left, shift_right, shift_up, shift_down",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the report's folder (default: report/ in the run's folder)"
     )
@@ -52,16 +66,17 @@ def main() -> None:
     arguments = parse_arguments()
     with exit_codes():
         from report.table import format_table
+        from trainer.ensemble import Ensemble
         from trainer.evaluate import test_checkpoints
         from trainer.submission import submit
         from utils.device import choose_device
 
-        device, flip = choose_device(arguments.device), arguments.tta == "hflip"
-        given = (arguments.resume, device, arguments.config, arguments.set)
+        ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta)
+        given = (ensemble, choose_device(arguments.device), arguments.config, arguments.set)
         if arguments.submission is not None:
-            submit(*given, arguments.vote, flip, arguments.submission)
+            submit(*given, arguments.submission)
             return
-        metrics, out, notes = test_checkpoints(*given, arguments.split, arguments.vote, flip, arguments.out)
+        metrics, out, notes = test_checkpoints(*given, arguments.split, arguments.out)
         for note in notes:
             print(f"note: {note}")
         print(format_table(metrics))

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 from utils.errors import UserError
 
 FEW_GROUPS = 20
+JOINT = "joint"
 MOST_JOINT_CLASSES = 36
 
 
@@ -152,7 +153,7 @@ def joint_head(heads: Sequence[HeadPrediction]) -> HeadPrediction | None:
     more than 36 tuples, or tuples whose names coincide.
     """
     sizes = [len(head.classes) for head in heads]
-    named = any(head.name == "joint" for head in heads)
+    named = any(head.name == JOINT for head in heads)
     if len(heads) < 2 or named or prod(sizes) > MOST_JOINT_CLASSES:
         return None
     labeled = np.logical_and.reduce([head.labeled for head in heads])
@@ -167,7 +168,7 @@ def joint_head(heads: Sequence[HeadPrediction]) -> HeadPrediction | None:
         classes = [f"{before}/{name}" if before else name for before in classes for name in head.classes]
     if len(set(classes)) < len(classes):
         return None
-    return HeadPrediction("joint", tuple(classes), np.where(labeled, labels, -1), probs)
+    return HeadPrediction(JOINT, tuple(classes), np.where(labeled, labels, -1), probs)
 
 
 def _bootstrap(cells: np.ndarray, codes: np.ndarray, count: int, rounds: int, seed: int) -> dict[str, Any]:

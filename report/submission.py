@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from report.evaluation import HeadPrediction
-from report.vote import combine
+from report.evaluation import JOINT, HeadPrediction
 from utils.errors import UserError
 from utils.files import atomic_write
 
 ANSWERS = 18
-JOINT = "joint"
 PARTS = {"mask": ("wear", "incorrect", "normal"), "gender": ("male", "female")}
 
 
@@ -60,18 +58,13 @@ def read_image_ids(info_csv: Path) -> list[str]:
     return table["ImageID"].tolist()
 
 
-def joint_answers(checkpoints: Sequence[Sequence[HeadPrediction]], vote: str = "soft") -> np.ndarray:
-    """Answers int64 [N] = mask * 6 + gender * 3 + age from the heads of one or more checkpoints on the same images.
+def joint_answers(heads: Sequence[HeadPrediction]) -> np.ndarray:
+    """Answers int64 [N] = mask * 6 + gender * 3 + age from heads on the same images, as `combine` gives them.
 
-    Either every checkpoint has a head `joint` of 18 classes, or the heads mask, gender and age are spread over them in
-    any way, such as one checkpoint for each; a head that several have is voted on. The classes of mask and gender are
-    told by their names, in whatever order; those of age are taken in order. Raises UserError for other heads or names.
+    Either one head `joint` of 18 classes, or mask, gender and age. The classes of mask and gender are told by their
+    names, in whatever order; those of age are taken in order. Raises UserError for other heads or names.
     """
-    heads: dict[str, list[HeadPrediction]] = {}
-    for checkpoint in checkpoints:
-        for head in checkpoint:
-            heads.setdefault(head.name, []).append(head)
-    voted = {name: combine([[head] for head in several], vote)[0] for name, several in heads.items()}
+    voted = {head.name: head for head in heads}
     if set(voted) == {JOINT}:
         return _joint_answer(voted[JOINT])
     if set(voted) != {*PARTS, "age"}:

@@ -182,10 +182,43 @@ def test_votes():
         combine([checkpoints[0], head(np.full((2, 3), 1 / 3), "cba")])
     with pytest.raises(UserError, match="label 1 images differently"):
         combine([checkpoints[0], head(np.full((2, 3), 1 / 3), labels=(0, 2))])
-    with pytest.raises(UserError, match="checkpoint 1 has hair; checkpoint 2 has age"):
-        combine([checkpoints[0], [make_head([0, 1], "abc", name="age")]])
     with pytest.raises(UserError, match=r"--vote sfot: .*did you mean 'soft'"):
         combine(checkpoints, "sfot")
+
+
+def test_weights_count_in_both_votes():
+    def head(rows):
+        return [HeadPrediction("hair", ("a", "b"), np.array([0]), np.array(rows))]
+
+    checkpoints = [head([[0.6, 0.4]]), head([[0.1, 0.9]]), head([[0.3, 0.7]])]
+    assert combine(checkpoints, "soft", [3, 1, 1])[0].probs[0] == pytest.approx([2.2 / 5, 2.8 / 5])
+    assert combine(checkpoints, "soft", [9, 1, 1])[0].predictions == [0]
+    assert combine(checkpoints, "hard", [1.5, 1, 1])[0].probs[0] == pytest.approx([1.5 / 3.5, 2 / 3.5])
+    # 0.1 + 0.2 votes against 0.3 are a tie, although the sums of the numbers are not equal; the mean decides.
+    tied = combine(checkpoints, "hard", [0.3, 0.1, 0.2])[0]
+    assert tied.probs[0] == pytest.approx([0.5, 0.5], abs=1e-5) and tied.predictions == [1]
+    for weights, message in (
+        ([1, 2], "--weights 1 2: 2 for 3 checkpoints; give one number for each"),
+        ([1, 0, 1], "--weights 1 0 1: expected numbers greater than 0"),
+        ([1, float("nan"), 1], "expected numbers greater than 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            combine(checkpoints, "soft", weights)
+
+
+def test_heads_of_several_checkpoints_complement_each_other():
+    mask = [make_head([0, 1, 2], ["wear", "incorrect", "normal"], seed, name="mask") for seed in (1, 2)]
+    gender, age = make_head([0, 1, 0], ["male", "female"], name="gender"), make_head([0, 1, 2], "abc", name="age")
+    heads = combine([[age], [mask[0]], [gender], [mask[1]]])
+    assert [head.name for head in heads] == ["mask", "gender", "age"]
+    assert heads[0].probs == pytest.approx((mask[0].probs + mask[1].probs) / 2) and heads[1:] == [gender, age]
+    assert [head.name for head in combine([[age, mask[0], gender], [mask[1]]])] == ["age", "mask", "gender"]
+    weighted = combine([[age], [mask[0]], [gender], [mask[1]]], "soft", [1, 3, 1, 1])[0]
+    assert weighted.probs == pytest.approx(0.75 * mask[0].probs + 0.25 * mask[1].probs)
+    with pytest.raises(UserError, match="no head is in two of the checkpoints"):
+        combine([[age], [gender]], "soft", [1, 2])
+    with pytest.raises(UserError, match="head 'joint' and checkpoints with age"):
+        combine([[make_head([0, 1, 2], "abc", name="joint")], [age]])
 
 
 def test_table_is_aligned():

@@ -13,6 +13,7 @@ import torch
 from data_loader.joint import GENDER, MASK, joint_label, joint_names
 from report.evaluation import HeadPrediction
 from report.submission import joint_answers, write_submission
+from report.vote import combine
 from tests.test_mask_faces import TABLES, refused
 from trainer.evaluate import Loaded
 from utils.config import config_from_dict
@@ -92,30 +93,32 @@ def test_three_models_and_one_model_with_three_heads_give_one_answer():
     mask, gender, age = [0, 1, 2, 2], [1, 0, 1, 0], [2, 0, 2, 1]
     heads = [head("mask", MASK, mask), head("gender", GENDER, gender), head("age", AGE, age)]
     wanted = [5, 6, 17, 13]
-    assert joint_answers([heads]).tolist() == joint_answers([[one] for one in heads]).tolist() == wanted
+    assert joint_answers(heads).tolist() == joint_answers(combine([[one] for one in heads])).tolist() == wanted
     assert joint_label(np.array(mask), np.array(gender), np.array(age)).tolist() == wanted
     other = head("gender", ("female", "male"), [1 - g for g in gender])
-    assert joint_answers([[heads[0], other, heads[2]]]).tolist() == wanted
+    assert joint_answers([heads[0], other, heads[2]]).tolist() == wanted
     # A head that several checkpoints have is voted on: the surer one wins a soft vote.
     unsure = head("gender", GENDER, [0, 0, 0, 0], 0.6)
-    assert joint_answers([heads, [unsure]]).tolist() == wanted
+    assert joint_answers(combine([heads, [unsure]])).tolist() == wanted
 
 
 def test_a_joint_model_answers_directly():
     names = joint_names((MASK, GENDER, AGE))
-    assert joint_answers([[head("joint", names, [0, 17, 5])]]).tolist() == [0, 17, 5]
+    assert joint_answers([head("joint", names, [0, 17, 5])]).tolist() == [0, 17, 5]
     numbers = tuple(map(str, range(18)))
-    assert joint_answers([[head("joint", numbers, [3])], [head("joint", numbers, [3])]], "hard").tolist() == [3]
+    assert joint_answers(combine([[head("joint", numbers, [3])], [head("joint", numbers, [3])]], "hard")).tolist() == [
+        3
+    ]
 
 
 def test_heads_that_make_no_answer():
     names = joint_names((MASK, GENDER, AGE))
-    assert "joint" in refused(joint_answers, [[head("mask", MASK, [0])]])
-    assert "in this order" in refused(joint_answers, [[head("joint", tuple(sorted(names)), [0])]])
+    assert "joint" in refused(joint_answers, [head("mask", MASK, [0])])
+    assert "in this order" in refused(joint_answers, [head("joint", tuple(sorted(names)), [0])])
     parts = [head("mask", ("a", "b", "c"), [0]), head("gender", GENDER, [0]), head("age", AGE, [0])]
-    assert "head 'mask'" in refused(joint_answers, [parts])
+    assert "head 'mask'" in refused(joint_answers, parts)
     parts = [head("mask", MASK, [0]), head("gender", GENDER, [0]), head("age", AGE[:2], [0])]
-    assert "three classes" in refused(joint_answers, [parts])
+    assert "three classes" in refused(joint_answers, parts)
 
 
 # --- test.py --submission ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +15,12 @@ from base.base_dataset import Batch, to_device
 from base.scoring import Normalize
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels, read_labels
-from data_loader.split import split_digest
 from report.evaluation import HeadPrediction
-from report.vote import combine
 from report.writer import write_report
 from trainer.build import build_model, open_run_images
+from trainer.ensemble import Ensemble
+from trainer.scored_rows import common_rows
+from trainer.test_time_views import TestTimeView
 from utils.checkpoint import load_checkpoint
 from utils.config import Config, apply_overrides, config_from_dict
 from utils.errors import UserError
@@ -70,32 +71,6 @@ def labels_for_scoring(loaded: Loaded) -> Labels:
     return Labels(frame, of_path.fillna(of_group).fillna("train").rename("split"))
 
 
-def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.ndarray, list[str]]:
-    """Row numbers of `split` and what is to be said about data that changed since training.
-
-    A row whose image or group was trained on is never in `valid` or `test`; a row that the checkpoint does not know
-    is in none of its splits.
-    """
-    frame = labels.frame.rows
-    everything = np.arange(len(frame))
-    if split == "all":
-        return everything, []
-    if split_digest(labels.frame, labels.split) == known["digest"]:
-        return everything[(labels.split == split).to_numpy()], []
-    stored = dict(zip(known["path"], known["split"]))
-    trained_groups = {g for g, s in zip(known["group"], known["split"]) if s == "train"}
-    of_row = frame["path"].map(stored)
-    chosen = (of_row == split).to_numpy()
-    if split != "train":
-        chosen &= ~frame["group"].isin(trained_groups).to_numpy()
-    new, gone = int(of_row.isna().sum()), len(set(stored) - set(frame["path"]))
-    note = (
-        f"the data or its split has changed since this model was trained ({new:,} new images, {gone:,} gone); scored "
-        f"are the {int(chosen.sum()):,} images that belonged to '{split}' then; --split all scores every labeled image"
-    )
-    return everything[chosen], [note]
-
-
 class Rows(Protocol):
     """Rows of images as batches with the stream `eval`."""
 
@@ -105,15 +80,15 @@ class Rows(Protocol):
 
 
 @torch.no_grad()
-def predict(loaded: Loaded, data: Rows, rows: np.ndarray, flip: bool = False) -> dict[str, np.ndarray]:
-    """Class probabilities per head, float64 [N, C], in the order of `rows`; `flip` averages with the mirrored image."""
+def predict(loaded: Loaded, data: Rows, rows: np.ndarray, views: Sequence[TestTimeView] = ()) -> dict[str, np.ndarray]:
+    """Class probabilities per head, float64 [N, C], in the order of `rows`: the mean over the image and its `views`."""
     device = data.device
     mean, std = loaded.normalization
     normalize = Normalize(mean, std, device)
     probs: dict[str, list[torch.Tensor]] = {head: [] for head in loaded.classes}
     for batch in data.batches_of(rows):
         images = normalize(to_device(batch, device)["eval"]["image"])
-        logits = [loaded.model(images)] + ([loaded.model(images.flip(3))] if flip else [])
+        logits = [loaded.model(images), *(loaded.model(view(images)) for view in views)]
         for head in loaded.classes:
             of_views = [view[head].double().softmax(dim=1) for view in logits]
             probs[head].append(torch.stack(of_views).mean(dim=0).cpu())
@@ -121,59 +96,65 @@ def predict(loaded: Loaded, data: Rows, rows: np.ndarray, flip: bool = False) ->
 
 
 def test_checkpoints(
-    paths: list[Path],
+    ensemble: Ensemble,
     device: torch.device,
     config_file: Path | None,
     overrides: list[str],
     split: str,
-    vote: str,
-    flip: bool,
     out: Path | None,
 ) -> tuple[dict[str, Any], Path, list[str]]:
     """Score checkpoints on a split and write the report; returns metrics, the report's folder and notes."""
-    predictions, notes, rows, first, frame = [], [], None, None, None
-    for path in paths:
-        loaded = load_for_evaluation(path, device, config_file, overrides)
-        labels = labels_for_scoring(loaded)
-        for head, names in loaded.classes.items():
-            if labels.frame.classes.get(head) != names:
-                raise UserError(
-                    f"{path}: the model's head '{head}' has the classes {', '.join(names)}, the data has "
-                    f"{', '.join(labels.frame.classes.get(head, ())) or 'no such attribute'}"
-                )
-        chosen, said = choose_rows(labels, loaded.data, split)
-        labeled = labels.frame.rows[list(loaded.classes)].max(axis=1).to_numpy() >= 0
-        chosen = chosen[labeled[chosen]]
-        if rows is None or first is None:
-            rows, first, frame = chosen, loaded, labels
-        elif list(labels.frame.rows["path"].iloc[chosen]) != list(frame.frame.rows["path"].iloc[rows]):  # type: ignore[union-attr]
-            raise UserError(f"{path}: its '{split}' images are not those of {paths[0]}; vote on models of one split")
-        if len(chosen) == 0:
-            raise UserError(f"{path}: there is no labeled image in the split '{split}'")
-        notes += [note for note in said if note not in notes]
-        images = open_run_images(loaded.config, labels, notes.append)
-        data = FaceData(loaded.config, labels, images, (), device)
-        probs = predict(loaded, data, chosen, flip)
-        table = labels.frame.rows
-        predictions.append(
-            [
-                HeadPrediction(head, names, table[head].to_numpy(np.int64)[chosen], probs[head])
-                for head, names in loaded.classes.items()
-            ]
-        )
-    assert rows is not None and first is not None and frame is not None
+    models = [
+        (loaded, labels_for_scoring(loaded))
+        for loaded in (load_for_evaluation(path, device, config_file, overrides) for path in ensemble.paths)
+    ]
+    for loaded, labels in models:
+        _check_classes(loaded, labels)
+    rows, notes = common_rows(models, split)
+    predictions = [
+        _predict_rows(loaded, labels, chosen, ensemble, device, notes.append)
+        for (loaded, labels), chosen in zip(models, rows)
+    ]
+    first, labels = models[0]
+    table = labels.frame.rows.iloc[rows[0]][["path", "group"]].assign(split=labels.split.iloc[rows[0]], labeled=True)
     out = out or first.run_dir / "report"
-    table = frame.frame.rows.iloc[rows][["path", "group"]].assign(split=frame.split.iloc[rows], labeled=True)
     metrics = write_report(
         out,
         table.reset_index(drop=True),
-        combine(predictions, vote),
+        ensemble.answer(predictions),
         split=split,
-        checkpoints=[str(path) for path in paths],
-        root=frame.frame.root,
-        title=first.config.name,
-        about=first.config.about,
+        checkpoints=[str(path) for path in ensemble.paths],
+        root=labels.frame.root,
+        title=" + ".join(dict.fromkeys(loaded.config.name for loaded, _ in models)),
+        about=first.config.about if len(models) == 1 else "",
         notes=notes,
-        metrics_csv=first.run_dir / "metrics.csv" if (first.run_dir / "metrics.csv").exists() else None,
+        metrics_csv=first.run_dir / "metrics.csv" if len(models) == 1 else None,
     )
     return metrics, out, notes
+
+
+def _check_classes(loaded: Loaded, labels: Labels) -> None:
+    for head, names in loaded.classes.items():
+        if labels.frame.classes.get(head) != names:
+            raise UserError(
+                f"{loaded.path}: the model's head '{head}' has the classes {', '.join(names)}, the data has "
+                f"{', '.join(labels.frame.classes.get(head, ())) or 'no such attribute'}"
+            )
+
+
+def _predict_rows(
+    loaded: Loaded,
+    labels: Labels,
+    rows: np.ndarray,
+    ensemble: Ensemble,
+    device: torch.device,
+    tell: Callable[[str], None],
+) -> list[HeadPrediction]:
+    """The heads of one model on rows of its label frame, each image through the model's own evaluation view."""
+    images = open_run_images(loaded.config, labels, tell)
+    probs = predict(loaded, FaceData(loaded.config, labels, images, (), device), rows, ensemble.views)
+    table = labels.frame.rows
+    return [
+        HeadPrediction(head, names, table[head].to_numpy(np.int64)[rows], probs[head])
+        for head, names in loaded.classes.items()
+    ]

@@ -15,9 +15,10 @@ from data_loader.dataset import FaceDataset
 from data_loader.sampler import EvaluationSampler
 from data_loader.views import View
 from report.evaluation import HeadPrediction
-from report.vote import combine
 from report.writer import prediction_table
+from trainer.ensemble import Ensemble
 from trainer.evaluate import Loaded, load_for_evaluation, predict
+from trainer.test_time_views import TestTimeView
 from utils.config import Config
 from utils.errors import UserError
 
@@ -55,20 +56,21 @@ class Files:
 
 
 def head_predictions(
-    loaded: Loaded, images: Images, count: int, device: torch.device, flip: bool = False
+    loaded: Loaded, images: Images, count: int, device: torch.device, views: Sequence[TestTimeView] = ()
 ) -> list[HeadPrediction]:
     """The heads of a checkpoint on `count` images; their labels are -1."""
-    probs = predict(loaded, Files(loaded.config, images, device), np.arange(count), flip)
+    probs = predict(loaded, Files(loaded.config, images, device), np.arange(count), views)
     unlabeled = np.full(count, -1, dtype=np.int64)
     return [HeadPrediction(head, names, unlabeled, probs[head]) for head, names in loaded.classes.items()]
 
 
-def predict_files(checkpoints: Sequence[Path], files: Sequence[Path], device: torch.device) -> pd.DataFrame:
-    """One row a file: path and per head prediction, confidence and probabilities (mean over checkpoints)."""
-    votes = []
-    for path in checkpoints:
+def predict_files(ensemble: Ensemble, files: Sequence[Path], device: torch.device) -> pd.DataFrame:
+    """One row a file: path and per head prediction, confidence and probabilities."""
+    predictions = []
+    for path in ensemble.paths:
         loaded = load_for_evaluation(path, device)
-        votes.append(head_predictions(loaded, Decoder(files, loaded.config.views.shape), len(files), device))
+        images = Decoder(files, loaded.config.views.shape)
+        predictions.append(head_predictions(loaded, images, len(files), device, ensemble.views))
     rows = pd.DataFrame({"path": [str(file) for file in files], "split": ""})
-    table = prediction_table(rows, combine(votes, "soft"))
+    table = prediction_table(rows, ensemble.answer(predictions))
     return table.drop(columns=[c for c in table if c == "split" or str(c).endswith("/label")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,18 +11,17 @@ from data_loader.cache import open_images
 from data_loader.readers.mask_faces import eval_files
 from report.evaluation import HeadPrediction
 from report.submission import joint_answers, write_submission
+from trainer.ensemble import Ensemble
 from trainer.evaluate import Loaded, load_for_evaluation
 from trainer.predict_files import head_predictions
 from utils.errors import UserError
 
 
 def submit(
-    paths: Sequence[Path],
+    ensemble: Ensemble,
     device: torch.device,
     config_file: Path | None,
     overrides: list[str],
-    vote: str,
-    flip: bool,
     out: Path,
     tell: Callable[[str], None] = print,
 ) -> None:
@@ -30,18 +29,18 @@ def submit(
 
     The images are those beside the training data of the first checkpoint's config (`-s dataset.args.root=…` to move).
     """
-    checkpoints = [load_for_evaluation(path, device, config_file, overrides) for path in paths]
+    checkpoints = [load_for_evaluation(path, device, config_file, overrides) for path in ensemble.paths]
     root = checkpoints[0].config.dataset.args.get("root")
     if not isinstance(root, str):
-        raise UserError(f"{paths[0]}: its config has no dataset.args.root to find info.csv by")
+        raise UserError(f"{ensemble.paths[0]}: its config has no dataset.args.root to find info.csv by")
     info, files = eval_files(root)
 
     def predictions(loaded: Loaded) -> list[HeadPrediction]:
         folder = Path(loaded.config.trainer.save_dir) / ".cache"
         images = open_images(files, loaded.config.views.shape, loaded.config.data_loader.cache, folder, tell)
-        return head_predictions(loaded, images, len(files), device, flip)
+        return head_predictions(loaded, images, len(files), device, ensemble.views)
 
-    answers = joint_answers([predictions(loaded) for loaded in checkpoints], vote)
+    answers = joint_answers(ensemble.answer([predictions(loaded) for loaded in checkpoints]))
     counts = write_submission(info, dict(zip((file.name for file in files), answers.tolist())), out)
     given = sum(count > 0 for count in counts)
     tell(f"{out}: {len(files):,} images of {info}; {given} of {len(counts)} answers are given")

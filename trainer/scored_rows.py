@@ -1,0 +1,106 @@
+"""Which images are scored: those of a split as it was when the models were trained, and none that a model has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from data_loader.prepare_labels import Labels
+from data_loader.split import split_digest
+from utils.errors import UserError
+
+
+class Trained(Protocol):
+    """A checkpoint: its file, its run's folder, its classes, and what it knows about its data (path, group, split)."""
+
+    path: Any
+    run_dir: Any
+    classes: dict[str, tuple[str, ...]]
+    data: dict[str, Any]
+
+
+def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.ndarray, list[str]]:
+    """Row numbers of `split` and what is to be said about data that changed since training.
+
+    A row whose image or group was trained on is never in `valid` or `test`; a row that the checkpoint does not know
+    is in none of its splits.
+    """
+    frame = labels.frame.rows
+    everything = np.arange(len(frame))
+    if split == "all":
+        return everything, []
+    if split_digest(labels.frame, labels.split) == known["digest"]:
+        return everything[(labels.split == split).to_numpy()], []
+    stored = dict(zip(known["path"], known["split"]))
+    trained_groups = {g for g, s in zip(known["group"], known["split"]) if s == "train"}
+    of_row = frame["path"].map(stored)
+    chosen = (of_row == split).to_numpy()
+    if split != "train":
+        chosen &= ~frame["group"].isin(trained_groups).to_numpy()
+    new, gone = int(of_row.isna().sum()), len(set(stored) - set(frame["path"]))
+    note = (
+        f"the data or its split has changed since this model was trained ({new:,} new images, {gone:,} gone); scored "
+        f"are the {int(chosen.sum()):,} images that belonged to '{split}' then; --split all scores every labeled image"
+    )
+    return everything[chosen], [note]
+
+
+def common_rows(models: Sequence[tuple[Trained, Labels]], split: str) -> tuple[list[np.ndarray], list[str]]:
+    """For each model the rows to score, the same images in the same order, and notes for the user.
+
+    They are the images that are in `split` for every model and labeled for a head of one. Raises UserError for models
+    whose images are in different folders, if one was trained on another's `valid` or `test` images, and if no labeled
+    image is left.
+    """
+    first, first_labels = models[0]
+    chosen: list[pd.Series] = []
+    notes: list[str] = []
+    for model, labels in models:
+        if labels.frame.root.resolve() != first_labels.frame.root.resolve():
+            raise UserError(
+                f"{model.path}: its images are in {labels.frame.root}, those of {first.path} in "
+                f"{first_labels.frame.root}; models are scored together on the same images only"
+            )
+        rows, said = choose_rows(labels, model.data, split)
+        notes += [note for note in said if note not in notes]
+        chosen.append(pd.Series(rows, index=labels.frame.rows["path"].iloc[rows]))
+    if split in ("valid", "test"):
+        _check_unseen(models, chosen, split)
+    shared = [path for path in chosen[0].index if all(path in rows.index for rows in chosen)]
+    rows_of = [rows[shared].to_numpy(np.int64) for rows in chosen]
+    labeled = np.zeros(len(shared), dtype=bool)
+    for (model, labels), rows in zip(models, rows_of):
+        labeled |= (labels.frame.rows[list(model.classes)].iloc[rows] >= 0).any(axis=1).to_numpy()
+    if not labeled.any():
+        names = ", ".join(str(model.path) for model, _ in models)
+        raise UserError(f"{names}: there is no labeled image in the split '{split}'{' of all' * (len(models) > 1)}")
+    most = max(len(rows) for rows in chosen)
+    if len(shared) < most:
+        notes.append(f"the checkpoints have different images in '{split}'; scored are the {len(shared):,} of all")
+    return [rows[labeled] for rows in rows_of], notes
+
+
+def _check_unseen(models: Sequence[tuple[Trained, Labels]], chosen: Sequence[pd.Series], split: str) -> None:
+    """Raises UserError if a model was trained on an image, or on its group, that another holds back."""
+    for holder, rows in zip(models, chosen):
+        groups = pd.Series(holder[1].frame.rows["group"].to_numpy()[rows], index=rows.index)
+        for model, _ in models:
+            seen = _trained_on(model.data, groups)
+            if seen.any():
+                raise UserError(
+                    f"{model.path} was trained on {int(seen.sum()):,} of the {len(rows):,} '{split}' images of "
+                    f"{holder[0].path} (such as {rows.index[seen][0]}), so that scores on them would mean nothing; "
+                    f"models that are scored together need one split: train with -s split.from="
+                    f"{holder[0].run_dir / 'split.csv'}"
+                )
+
+
+def _trained_on(known: dict[str, Any], groups: pd.Series) -> np.ndarray:
+    """[N] bool; groups: path → group. An image that the model knows counts by the group that it had in training."""
+    paths = pd.Series(groups.index)
+    its_groups = paths.map(dict(zip(known["path"], known["group"]))).fillna(pd.Series(groups.to_numpy()))
+    trained = {group for group, side in zip(known["group"], known["split"]) if side == "train"}
+    return its_groups.isin(trained).to_numpy()
