@@ -6,38 +6,35 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from utils.command import exit_codes
 from utils.errors import UserError
 
-Command = Callable[[argparse.Namespace], None]
+Commands = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, return the exit code: 0 done, 2 the user's input is wrong, 130/143 stopped by a signal."""
     args = build_parser().parse_args(argv)
-    run: Command = args.run
     signal.signal(signal.SIGTERM, _stop)
     try:
-        run(args)
-    except UserError as error:
-        print(f"prepare.py {args.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        with exit_codes():
+            args.run(args)
+    except SystemExit as stop:
+        return int(stop.code or 0)
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prepare.py", description="Prepare data for training.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo,):
+    for add in (_add_demo, _add_corrections):
         add(commands)
     return parser
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="draw faces to try everything out with",
@@ -60,18 +57,64 @@ def run_demo(args: argparse.Namespace) -> None:
 
     start = time.monotonic()
     settings = DemoSettings(count=args.count, size=args.size, seed=args.seed, persons=args.persons)
-    if write_demo(args.out, settings, args.processes, args.force, _show_progress):
+    if write_demo(args.out, settings, args.processes, args.force, _progress("drawing")):
         print(f"{args.out}: {args.count} generated faces, seed {args.seed}, {time.monotonic() - start:.0f} s")
     else:
         print(f"{args.out}: already there with the same settings")
 
 
-def _show_progress(done: int, total: int) -> None:
-    """A counter on a terminal, ten lines elsewhere."""
-    if sys.stdout.isatty():
-        print(f"\rdrawing {done}/{total}", end="\n" if done == total else "", flush=True)
-    elif done == total or done % max(1, total // 10) == 0:
-        print(f"drawing {done}/{total}", flush=True)
+def _add_corrections(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "corrections",
+        help="check a corrections file against a config's data",
+        description="Say what becomes of each row of a corrections file. Writes nothing; exit code 2 if a row matches "
+        "no image, contradicts the data or another row, or is unclear.",
+    )
+    _add_config(parser)
+    parser.add_argument("file", nargs="?", help="the CSV; without it the config's labels.corrections")
+    parser.set_defaults(run=run_corrections)
+
+
+def run_corrections(args: argparse.Namespace) -> None:
+    config = _config(args)
+    file = args.file or config.labels.corrections
+    if file is None:
+        raise UserError(f"{args.config}: labels.corrections is null; name the file: prepare.py corrections -c … FILE")
+
+    from data_loader.corrections import audit_corrections
+    from data_loader.prepare_labels import read_frame
+
+    verdicts, text = audit_corrections(read_frame(config), file)
+    for verdict in verdicts:
+        print(f"{verdict.status:<13} {verdict}")
+    if any(verdict.refused for verdict in verdicts):
+        raise UserError(text)
+    print(text)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", type=Path, required=True, help="the config whose data is meant")
+    parser.add_argument(
+        "-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="set one key of the config"
+    )
+
+
+def _config(args: argparse.Namespace):
+    from utils.config import load_config
+
+    return load_config(args.config, args.set)
+
+
+def _progress(doing: str):
+    """A counter (done, total) on a terminal, ten lines elsewhere."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stdout.isatty():
+            print(f"\r{doing} {done:,}/{total:,}", end="\n" if done == total else "", flush=True)
+        elif done == total or done % max(1, total // 10) == 0:
+            print(f"{doing} {done:,}/{total:,}", flush=True)
+
+    return show
 
 
 def _stop(number: int, _frame: object) -> None:

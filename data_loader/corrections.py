@@ -11,10 +11,22 @@ import numpy as np
 import pandas as pd
 
 from data_loader.age import AGE, YEARS, age_index, boundaries_of
-from data_loader.joint import on_parts
+from data_loader.correction_rows import (
+    ALREADY,
+    APPLIED,
+    CONFLICTING,
+    STATUSES,
+    UNMATCHED,
+    Conflict,
+    Correction,
+    Unmatched,
+    Verdict,
+    read_corrections,
+    summary,
+)
+from data_loader.joint import JOINT, on_parts, split_joint
 from data_loader.label_frame import LabelFrame
 from data_loader.readers.mask_faces import IMAGES, STATES
-from data_loader.readers.table import need_columns, normalised, read_table
 from utils.errors import UserError, did_you_mean
 
 KEY = "labels.corrections"
@@ -28,35 +40,12 @@ _MOST = 10
 
 
 @dataclass(frozen=True)
-class Correction:
-    """One row of the file; number counts from 1 after the header."""
-
-    number: int
-    path: str
-    id: str
-    field: str
-    old: str
-    new: str
-
-    def __str__(self) -> str:
-        return f"row {self.number} ({self.path or self.id}, {self.field}: {self.old or 'any'} → {self.new})"
-
-
-@dataclass(frozen=True)
 class Edit:
     """`column` of the image in `row` becomes `value`: a class index, -1, a number, a text, or `drop`."""
 
     row: int
     column: str
     value: Any
-
-
-class Unmatched(Exception):
-    """No image is meant, or not one person's images."""
-
-
-class Conflict(Exception):
-    """The data or another row says otherwise, or the row makes no sense."""
 
 
 def apply_corrections(frame: LabelFrame, file: str) -> LabelFrame:
@@ -74,22 +63,19 @@ def apply_corrections(frame: LabelFrame, file: str) -> LabelFrame:
     return on_parts(frame, lambda parts: _Overlay(parts, _locate(frame.root, file)).apply())
 
 
+def audit_corrections(frame: LabelFrame, file: str) -> tuple[list[Verdict], str]:
+    """What `apply_corrections` would do with each row of the file, and a summary; changes and refuses nothing."""
+    place = _locate(frame.root, file)
+    verdicts = _Overlay(split_joint(frame) if JOINT in frame.classes else frame, place).judge()
+    return verdicts, summary(place, verdicts)
+
+
 def _locate(root: Path, file: str) -> Path:
     for path in (root / file, Path(file).expanduser()):
         if path.is_file():
             return path
     near = did_you_mean(Path(file).name, [p.name for p in root.glob("*.csv") if not p.name.startswith("._")])
     raise UserError(f"{KEY}: no file '{file}' in {root} or in {Path.cwd()}{near}")
-
-
-def read_corrections(file: Path) -> list[Correction]:
-    """The rows of a corrections file. Raises UserError if it lacks a column."""
-    table = read_table(file)
-    table.columns = table.columns.str.lower()
-    need_columns(table, [*([] if "path" in table.columns else ["id"]), "field", "from", "to"], file)
-    keys = [table[name] if name in table.columns else [""] * len(table) for name in ("path", "id")]
-    cells = [normalised(table[name]) for name in ("field", "from", "to")]
-    return [Correction(number, *row) for number, row in enumerate(zip(*keys, *cells), start=1)]
 
 
 class _Overlay:
@@ -107,35 +93,38 @@ class _Overlay:
         return {str(name): np.asarray(rows) for name, rows in self.rows.groupby(column, sort=False).indices.items()}
 
     def apply(self) -> LabelFrame:
-        corrections = read_corrections(self.file)
-        applied, unmatched, conflicting = 0, [], []
-        for correction in corrections:
-            try:
-                applied += self._plan(correction)
-            except Unmatched as error:
-                unmatched.append(f"{correction}: {error}")
-            except Conflict as error:
-                conflicting.append(f"{correction}: {error}")
-        problems = [*unmatched, *conflicting]
-        text = (
-            f"{self.file}: {len(corrections):,} corrections: {applied:,} applied, "
-            f"{len(corrections) - applied - len(problems):,} already right, {len(unmatched):,} unmatched, "
-            f"{len(conflicting):,} conflicting"
-        )
+        verdicts = self.judge()
+        text = summary(self.file, verdicts)
+        problems = [str(verdict) for status in STATUSES[2:] for verdict in verdicts if verdict.status == status]
         if problems:
             more = [f"… and {len(problems) - _MOST:,} more"] if len(problems) > _MOST else []
             raise UserError("\n  ".join([text, *problems[:_MOST], *more]))
         return self._changed(text)
 
-    def _plan(self, correction: Correction) -> bool:
-        """Note what a correction changes; False if all of it is so already."""
+    def judge(self) -> list[Verdict]:
+        """Every row of the file planned or refused, in its order."""
+        verdicts = []
+        for correction in read_corrections(self.file):
+            try:
+                verdicts.append(self._plan(correction))
+            except Unmatched as error:
+                verdicts.append(Verdict(correction, UNMATCHED, why=str(error)))
+            except Conflict as error:
+                verdicts.append(Verdict(correction, CONFLICTING, why=str(error)))
+        return verdicts
+
+    def _plan(self, correction: Correction) -> Verdict:
+        """Note what a correction changes. Raises Unmatched or Conflict."""
         edits = list(self._edits(correction, *self._match(correction)))
         for edit in edits:
             value, other = self.planned.get((edit.row, edit.column), (edit.value, correction))
             if not _same(value, edit.value):
                 raise Conflict(f"contradicts {other}")
         self.planned |= {(edit.row, edit.column): (edit.value, correction) for edit in edits}
-        return any(self._differs(edit) for edit in edits)
+        changed = {edit.row for edit in edits if self._differs(edit)}
+        if not changed:
+            return Verdict(correction, ALREADY, len({edit.row for edit in edits}))
+        return Verdict(correction, APPLIED, len(changed))
 
     def _differs(self, edit: Edit) -> bool:
         return edit.value == DROP or not _same(self.rows[edit.column].iat[edit.row], edit.value)

@@ -30,9 +30,14 @@ class Labels:
         return [int(row) for row in (self.split == split).to_numpy().nonzero()[0]]
 
 
+def read_frame(config: Config) -> LabelFrame:
+    """The label frame as the reader gives it."""
+    return DATASETS.build(config.dataset, config.where("dataset"))
+
+
 def read_labels(config: Config) -> LabelFrame:
     """The label frame before any split: reader, corrections, merged classes, filters."""
-    frame = DATASETS.build(config.dataset, config.where("dataset"))
+    frame = read_frame(config)
     if config.labels.corrections:
         frame = apply_corrections(frame, config.labels.corrections)
     if config.labels.merge:

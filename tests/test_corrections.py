@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -319,3 +320,34 @@ def _without(table: pd.DataFrame, folder: Path, person: str) -> Path:
     """The table without a person that it drops: once dropped, nobody is left to match."""
     table[table["id"] != person].to_csv(folder / "rest.csv", index=False)
     return folder / "rest.csv"
+
+
+def test_the_audit_names_every_row_and_writes_nothing(root: Path, tmp_path: Path, in_process):
+    """As a user runs it, on the joint label too; exit code 2 as training would refuse the file."""
+    data = {"type": "MaskFaces", "args": {"root": str(root), "joint": True}}
+    config = {"extends": str(Path(__file__).parents[1] / "configs" / "mask_joint.json"), "dataset": data}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    rows = [
+        "000020,gender,female,male",
+        "000020,gender,,male",
+        "003397,gender,,male",
+        "4418,age,,60",
+        "000006,age,58,60",
+    ]
+    (root / "fix.csv").write_text("\n".join(["id,field,from,to", *rows, "000005,age,29,29"]) + "\n")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    command = ("prepare.py", "corrections", "-c", str(tmp_path / "c.json"))
+    done = in_process(*command, "fix.csv")
+    assert done.code == 2 and "2 applied, 1 already right, 2 unmatched, 1 conflicting" in done.err
+    lines = [line.split(" row ") for line in done.out.splitlines()]
+    statuses = ["applied", "applied", "unmatched", "unmatched", "conflicting", "already right"]
+    assert [line[0].strip() for line in lines] == statuses and lines[0][1].endswith("7 images")
+    assert "share this id" in lines[2][1] and "is 59, not 58" in lines[4][1]
+
+    (root / "fix.csv").write_text("\n".join(["id,field,from,to", rows[0]]) + "\n")
+    done = in_process(*command, "-s", "labels.corrections=fix.csv")
+    assert done.code == 0 and "1 applied" in done.out.splitlines()[-1]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} | {
+        root / "fix.csv": before[root / "fix.csv"]
+    }
+    assert "labels.corrections is null" in in_process(*command).err

@@ -29,7 +29,7 @@ from utils.config.json_schema import Schema, branches, expected
 
 PROJECT = Path(__file__).resolve().parents[1]
 README, EXTENDING, CONFIG = PROJECT / "README.md", PROJECT / "docs" / "extending.md", PROJECT / "docs" / "config.md"
-SEMI = PROJECT / "docs" / "semi_supervised.md"
+SEMI, PREPARE = PROJECT / "docs" / "semi_supervised.md", PROJECT / "docs" / "prepare.md"
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
 ROOMS = "base|benchmarks|configs|data_loader|docs|logger|model|report|tests|trainer|utils"
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -117,22 +117,33 @@ def options_of(help_text: str) -> list[set[str]]:
 @pytest.fixture
 def commands(in_process) -> dict[str, list[set[str]]]:
     """The options of every command, by its name: `train.py`, `prepare.py demo`, …"""
-    parts = re.findall(r"^    ([a-z]+) ", in_process("prepare.py", "--help").out, re.MULTILINE)
+    parts = re.findall(r"^    ([a-z]+)(?: |$)", in_process("prepare.py", "--help").out, re.MULTILINE)
     names = [path.name for path in PROJECT.glob("*.py") if path.name != "prepare.py"]
     names += [f"prepare.py {part}" for part in parts]
     return {name: options_of(in_process(*name.split(), "--help").out) for name in names}
 
 
-def test_the_readme_lists_every_command_with_its_options(commands):
-    sections = read(README).split("\n## Commands\n")[1].split("\n## ")[0].split("\n`python ")[1:]
-    listed = {re.split(r" [^a-z]|`", section)[0]: section for section in sections}
-    assert listed.keys() == commands.keys()
+def check_options(page: Path, sections: dict[str, str], commands: dict[str, list[set[str]]]) -> None:
+    """Each section's tables name exactly the options of its command."""
+    assert sections.keys() == commands.keys()
     for command, options in commands.items():
-        firsts = " ".join(re.findall(r"^\| (.*?) \|", listed[command], re.MULTILINE))
-        named = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", firsts))
-        lacking = [spellings for spellings in options if not spellings & (named | {"--help"})]
-        assert not lacking, f"README.md, `python {command}`: not listed: {lacking}"
-        assert named <= set().union(*options), f"README.md, `python {command}`: {named - set().union(*options)}"
+        firsts = " ".join(re.findall(r"^\| (.*?) \|", sections[command], re.MULTILINE))
+        said = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", firsts))
+        lacking = [spellings for spellings in options if not spellings & (said | {"--help"})]
+        assert not lacking, f"{named(page)}, `python {command}`: not listed: {lacking}"
+        assert said <= set().union(*options), f"{named(page)}, `python {command}`: {said - set().union(*options)}"
+
+
+def test_every_command_is_listed_with_its_options(commands):
+    sections = read(README).split("\n## Commands\n")[1].split("\n## ")[0].split("\n`python ")[1:]
+    listed = {re.split(r" -|`", section)[0]: section for section in sections}
+    prepare = {name: options for name, options in commands.items() if name.startswith("prepare.py ")}
+    others = {name: options for name, options in commands.items() if name not in prepare}
+    rows = re.findall(r"^\| `([a-z]+)` \|", listed.pop("prepare.py COMMAND", ""), re.MULTILINE)
+    assert [f"prepare.py {row}" for row in rows] == list(prepare)
+    check_options(README, listed, others)
+    pages = re.split(r"^## ", read(PREPARE), flags=re.MULTILINE)[1:]
+    check_options(PREPARE, {f"prepare.py {page.split()[0]}": page for page in pages}, prepare)
 
 
 def test_options_that_the_pages_name_exist(commands):
