@@ -254,6 +254,7 @@ class BaseTrainer(ABC):
             "config": json.dumps(self.config.to_dict()),
             "classes": {head: list(names) for head, names in self.classes.items()},
             "normalization": [list(v) for v in self.parts.normalization],
+            "log_prior": self.scoring.log_prior,
             "data": self.data.state_dict(),
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,

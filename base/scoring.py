@@ -29,6 +29,10 @@ class Scoring:
     def __init__(self, parts: Parts, normalize: Normalize):
         self.parts, self.normalize = parts, normalize
         self.classes = dict(parts.data.classes)
+        counts = {head: parts.data.class_counts[head].double().clamp(min=1) for head in self.classes}
+        self.log_prior = {head: (of_head / of_head.sum()).log().tolist() for head, of_head in counts.items()}
+        strength = parts.config.trainer.evaluation_prior
+        self.offsets = {h: strength * torch.tensor(p, device=parts.device) for h, p in self.log_prior.items()}
 
     def names(self) -> set[str]:
         """Every value that a log row has whatever the trainer is."""
@@ -67,8 +71,12 @@ class Scoring:
         labeled = target >= 0
         loss, _ = self.parts.losses[head]
         rows = loss(logits.float(), target) * labeled
-        confusion = confusion_matrix(logits.argmax(1), target, len(self.classes[head]))
+        confusion = confusion_matrix(self.decide(head, logits), target, len(self.classes[head]))
         return {f"confusion/{head}": confusion, f"loss/{head}": rows.sum(), f"rows/{head}": labeled.sum()}
+
+    def decide(self, head: str, logits: Tensor) -> Tensor:
+        """Predicted class int64 [N] of logits [N, C], with `trainer.evaluation_prior`."""
+        return (logits + self.offsets[head]).argmax(1)
 
     def metrics(self, split: str, confusions: Mapping[str, Tensor]) -> dict[str, float]:
         """Values from confusion matrices {head: [C, C]}: each metric's mean over heads, then each head's own."""

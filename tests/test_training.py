@@ -180,6 +180,30 @@ def test_resume_honours_or_refuses_an_override(undisturbed, run):
     assert run("train.py", "-r", last, "-s", "trainer.epoks=6").err.count("did you mean 'epochs'") == 1
 
 
+def test_evaluation_prior_moves_log_odds_by_the_log_prior_in_training_and_testing(tmp_path, tiny_faces, run):
+    config = write_config(tmp_path, tiny_faces, labels={"labeled": None})
+    first = ("-s", "trainer.epochs=1", "-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}")
+    done = run("train.py", "-c", config, "--run-id", "prior", *first, "-s", "trainer.evaluation_prior=1")
+    assert done.code == 0, done.err
+    run_dir = tmp_path / "saved" / "tiny" / "prior"
+    tables = {}
+    for strength in (0, 1):
+        out = tmp_path / str(strength)
+        override = () if strength else ("-s", "trainer.evaluation_prior=0")
+        tested = run("test.py", "--resume", run_dir / "checkpoints" / "best.pth", "--out", out, *override)
+        assert tested.code == 0, tested.err
+        tables[strength] = pd.read_csv(out / "predictions.csv")
+    train = pd.read_csv(run_dir / "split.csv").query("split == 'train'")["path"]
+    labels = pd.read_csv(tiny_faces / "labels.csv").set_index("path").loc[train, "hue"].value_counts()
+    a, b = sorted(labels.index)[:2]
+    odds = [np.log(table[f"hue/p/{a}"] / table[f"hue/p/{b}"]) for table in tables.values()]
+    assert labels[a] != labels[b]
+    np.testing.assert_allclose(odds[1] - odds[0], np.log(labels[a] / labels[b]), atol=1e-5)
+    scored = json.loads((tmp_path / "1" / "metrics.json").read_text())["heads"]["hue"]["macro_f1"]
+    logged = pd.read_csv(run_dir / "metrics.csv")["valid/macro_f1"].iloc[0]
+    assert scored == pytest.approx(logged, abs=1e-9)
+
+
 def test_early_stop_after_exactly_n_epochs_and_the_last_is_saved(tmp_path, tiny_faces, run):
     config = write_config(
         tmp_path,

@@ -37,6 +37,7 @@ class Loaded:
     model: torch.nn.Module
     classes: dict[str, tuple[str, ...]]
     normalization: list[list[float]]
+    offsets: dict[str, torch.Tensor]
     data: dict[str, Any]
     run_dir: Path
 
@@ -54,10 +55,15 @@ def load_for_evaluation(
     classes = {head: tuple(names) for head, names in state["classes"].items()}
     model = build_model(config, {head: len(names) for head, names in classes.items()}, load_weights=False)
     model.load_state_dict(state["ema"]["model"] if state["ema"] else state["model"])
+    log_prior = state.get("log_prior") or {head: [0.0] * len(names) for head, names in classes.items()}
+    strength = config.trainer.evaluation_prior
+    offsets = {head: strength * torch.tensor(p, dtype=torch.float64, device=device) for head, p in log_prior.items()}
     run_dir = Path(config.trainer.save_dir) / state["run"]
     if not run_dir.is_dir():
         run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    return Loaded(path, config, model.to(device).eval(), classes, state["normalization"], state["data"], run_dir)
+    return Loaded(
+        path, config, model.to(device).eval(), classes, state["normalization"], offsets, state["data"], run_dir
+    )
 
 
 def labels_for_scoring(loaded: Loaded) -> Labels:
@@ -90,7 +96,7 @@ def predict(loaded: Loaded, data: Rows, rows: np.ndarray, views: Sequence[TestTi
         images = normalize(to_device(batch, device)["eval"]["image"])
         logits = [loaded.model(images), *(loaded.model(view(images)) for view in views)]
         for head in loaded.classes:
-            of_views = [view[head].double().softmax(dim=1) for view in logits]
+            of_views = [(view[head].double() + loaded.offsets[head]).softmax(dim=1) for view in logits]
             probs[head].append(torch.stack(of_views).mean(dim=0).cpu())
     return {head: torch.cat(parts).numpy() for head, parts in probs.items()}
 

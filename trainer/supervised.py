@@ -53,7 +53,7 @@ class SupervisedTrainer(BaseTrainer):
     def _mixed_loss(self, head: str, logits: Tensor, target: Tensor, mixed: Mixed) -> tuple[Tensor, Tensor]:
         """Loss and rows, both weighted by the shares; the confusion matrix counts an image under both labels alike."""
         logits, loss = logits.float(), self.parts.losses[head][0]
-        predicted = F.one_hot(logits.argmax(1), logits.shape[1]).float()
+        predicted = F.one_hot(self.scoring.decide(head, logits), logits.shape[1]).float()
         total, rows = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for labels, share in ((target, mixed.share), (target[mixed.partner], 1 - mixed.share)):
             share = share * (labels >= 0)

@@ -264,6 +264,9 @@ class Trainer(Component):
     """Number format of the forward pass; "auto": bf16 or fp16 on CUDA, fp32 elsewhere."""
     accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients make one optimizer step."""
+    evaluation_prior: float = Field(default=0.0, ge=0, le=1)
+    """Share of the labels' class distribution that scores and predictions put back into the logits (post-hoc logit
+    adjustment, Menon et al. 2021): 1 after training for balanced classes gives the odds of data like the labels'."""
     clip_grad: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; null: not clipped."""
     save_dir: str = Field("saved", min_length=1)
