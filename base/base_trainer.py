@@ -6,7 +6,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,10 +37,11 @@ class BaseTrainer(ABC):
 
     A step is a pure function of the state and its number, so a run may stop after any step and continue bit for bit.
     Subclasses: `training_step` gives the loss of a batch; `epoch_values` what to log about an epoch;
-    `streams` names the streams of samples they train on. Keyword arguments of __init__ are the config's trainer.args.
+    `streams` the samples they train on: {stream: {image: key of the config's views}}. Keyword arguments of __init__ are
+    the config's trainer.args.
     """
 
-    streams: ClassVar[tuple[str, ...]] = ("labeled",)
+    streams: ClassVar[Mapping[str, Mapping[str, str]]] = {"labeled": {"image": "train"}}
     trains_balanced_heads: ClassVar[bool] = False
 
     def __init__(self, parts: Parts):

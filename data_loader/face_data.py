@@ -26,15 +26,15 @@ _EVALUATION_BATCH = 256
 
 
 class FaceData:
-    """streams: `labeled` (rows with a label, `views.train`) and, for semi-supervised trainers, `unlabeled` (every
-    training row, `views.weak` and `views.strong`; FixMatch keeps the labeled images among them)."""
+    """streams: {name: {image: key of `views`}}. `labeled` has the training rows with a label, `unlabeled` all of them
+    (FixMatch keeps the labeled images among them)."""
 
     def __init__(
         self,
         config: Config,
         labels: Labels,
         images: Images,
-        streams: Iterable[str],
+        streams: Mapping[str, Mapping[str, str]],
         device: torch.device,
         world: World | None = None,
     ):
@@ -51,12 +51,9 @@ class FaceData:
         }
         size = config.views.shape
         specs = config.to_dict()["views"]
-        chosen = {"labeled": {"image": "train"}, "eval": {"image": "eval"}}
-        if "unlabeled" in streams:
-            chosen["unlabeled"] = {"weak": "weak", "strong": "strong"}
         views = {
-            stream: {name: View(specs[key], size, config.where(f"views.{key}")) for name, key in names.items()}
-            for stream, names in chosen.items()
+            stream: {name: View(specs[key], size, config.where(f"views.{key}")) for name, key in images.items()}
+            for stream, images in {**streams, "eval": {"image": "eval"}}.items()
         }
         given = {"target": targets, "hidden": hidden} if hidden else {"target": targets}
         self.dataset = FaceDataset(images, given, views, config.seed)
@@ -70,13 +67,15 @@ class FaceData:
         batch = loader.batch_size
         if batch % self.world.size:
             raise ConfigError(f"data_loader.batch_size: {batch} rows cannot be shared by {self.world.size} processes")
-        labeled = train[self._labeled[train]]
-        if len(labeled) == 0:
-            raise UserError("no training image has a label; look at split and labels.labeled")
-        joint = np.stack([targets[head][labeled] for head in targets])
-        _, joint_class = np.unique(joint, axis=1, return_inverse=True)
-        sampler = make_stream(loader.sampler, labeled, joint_class.reshape(-1), self.config.seed, 1)
-        streams = {"labeled": (sampler, batch)}
+        streams: dict[str, tuple[Stream, int]] = {}
+        if "labeled" in names:
+            labeled = train[self._labeled[train]]
+            if len(labeled) == 0:
+                raise UserError("no training image has a label; look at split and labels.labeled")
+            joint = np.stack([targets[head][labeled] for head in targets])
+            _, joint_class = np.unique(joint, axis=1, return_inverse=True)
+            sampler = make_stream(loader.sampler, labeled, joint_class.reshape(-1), self.config.seed, 1)
+            streams["labeled"] = (sampler, batch)
         if "unlabeled" in names:
             streams["unlabeled"] = (Stream(train, self.config.seed, 2), batch * loader.unlabeled_ratio)
         return streams

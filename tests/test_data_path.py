@@ -12,6 +12,7 @@ import torch
 from data_loader.cache import open_images
 from data_loader.sampler import StepSampler, Stream, make_stream
 from data_loader.views import PRESETS, View
+from trainer.fixmatch import FixMatchTrainer
 from utils.errors import UserError
 
 
@@ -111,7 +112,7 @@ def run_data(tiny_faces: Path, tmp_path: Path):
         labels = prepare_labels(config)
         files = [labels.frame.root / path for path in labels.frame.rows["path"]]
         images = open_images(files, (32, 32), "disk", tmp_path / "cache")
-        return FaceData(config, labels, images, ("labeled", "unlabeled"), torch.device("cpu"))
+        return FaceData(config, labels, images, FixMatchTrainer.streams, torch.device("cpu"))
 
     return make
 

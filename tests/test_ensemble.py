@@ -162,7 +162,7 @@ def test_views_are_averaged(models, tmp_path, in_process):
 
     loaded = load_for_evaluation(models["gender"], torch.device("cpu"))
     labels = labels_for_scoring(loaded)
-    data = FaceData(loaded.config, labels, open_run_images(loaded.config, labels, print), (), torch.device("cpu"))
+    data = FaceData(loaded.config, labels, open_run_images(loaded.config, labels, print), {}, torch.device("cpu"))
     rows = np.asarray(labels.rows("valid"))
     one = {name: predict(loaded, data, rows, choose_views([name]))["gender"] for name in ("hflip", "crop")}
     straight = plain[["gender/p/male", "gender/p/female"]].to_numpy()

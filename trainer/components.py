@@ -12,7 +12,7 @@ from data_loader import views
 from data_loader.prepare_labels import DATASETS
 from data_loader.views import PRESETS, TRANSFORMS, view_problems
 from model import classifier, loss, metric
-from trainer import fixmatch, lr_scheduler, multi_head, supervised
+from trainer import fixmatch, lr_scheduler, mean_teacher, multi_head, pseudo_label_trainer, supervised
 from trainer.mix import MIXES
 from trainer.pseudo_label.kinds import PSEUDO_LABEL_KINDS
 from utils.config import Config
@@ -33,7 +33,12 @@ KINDS: dict[str, Kind] = {
         base=LRScheduler,
         provided=frozenset({"optimizer"}),
     ),
-    "trainer": Kind("trainer", (supervised, fixmatch, multi_head), base=BaseTrainer, keyword_only=True),
+    "trainer": Kind(
+        "trainer",
+        (supervised, fixmatch, multi_head, pseudo_label_trainer, mean_teacher),
+        base=BaseTrainer,
+        keyword_only=True,
+    ),
     "mix": MIXES,
     "preset": Kind("preset", (views,), only=frozenset(PRESETS), provided=frozenset({"height", "width"})),
     "transform": TRANSFORMS,

@@ -158,7 +158,7 @@ def _predict_rows(
 ) -> list[HeadPrediction]:
     """The heads of one model on rows of its label frame, each image through the model's own evaluation view."""
     images = open_run_images(loaded.config, labels, tell)
-    probs = predict(loaded, FaceData(loaded.config, labels, images, (), device), rows, ensemble.views)
+    probs = predict(loaded, FaceData(loaded.config, labels, images, {}, device), rows, ensemble.views)
     table = labels.frame.rows
     return [
         HeadPrediction(head, names, table[head].to_numpy(np.int64)[rows], probs[head])

@@ -160,7 +160,7 @@ def _write_out_of_fold(config: Config, folder: Path, device: torch.device) -> di
     checkpoints = []
     for fold in range(1, (config.split.folds or 0) + 1):
         loaded, labels = _load_fold(_fold_folder(folder, fold), frame, device)
-        data = FaceData(config, labels, images, (), device)
+        data = FaceData(config, labels, images, {}, device)
         rows = data.evaluation_rows("valid")
         for head, values in predict(loaded, data, rows).items():
             probs[head][rows] = values

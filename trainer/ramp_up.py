@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -16,7 +17,10 @@ class RampUpTrainer(SupervisedTrainer):
     warm_up_epochs: labeled rows only. ramp_up: share of the steps after them in which lambda_u grows linearly from 0.
     """
 
-    streams: ClassVar[tuple[str, ...]] = ("labeled", "unlabeled")
+    streams: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "labeled": {"image": "train"},
+        "unlabeled": {"weak": "weak", "strong": "strong"},
+    }
 
     def __init__(self, parts: Parts, *, lambda_u: float, ramp_up: float, warm_up_epochs: int):
         if lambda_u < 0 or not 0 <= ramp_up <= 1 or warm_up_epochs < 0:
