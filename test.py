@@ -51,6 +51,12 @@ def parse_arguments() -> argparse.Namespace:
         help="average with further views: hflip, crop, shift_left, shift_right, shift_up, shift_down",
     )
     parser.add_argument(
+        "--near-years",
+        type=int,
+        metavar="N",
+        help="count mistakes of age at most so many years from a class boundary (default: 2)",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the report's folder (default: report/ in the run's folder)"
     )
     parser.add_argument(
@@ -70,13 +76,16 @@ def main() -> None:
         from trainer.evaluate import test_checkpoints
         from trainer.submission import submit
         from utils.device import choose_device
+        from utils.errors import UserError
 
         ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta)
         given = (ensemble, choose_device(arguments.device), arguments.config, arguments.set)
         if arguments.submission is not None:
+            if arguments.near_years is not None:
+                raise UserError("--near-years: a submission is not scored; leave it out")
             submit(*given, arguments.submission)
             return
-        metrics, out, notes = test_checkpoints(*given, arguments.split, arguments.out)
+        metrics, out, notes = test_checkpoints(*given, arguments.split, arguments.out, arguments.near_years)
         for note in notes:
             print(f"note: {note}")
         print(format_table(metrics))

@@ -71,7 +71,8 @@ def evaluate_head(
     """All scores of one head over its labeled images; ready for JSON: a number that is undefined (0/0) is None.
 
     groups: N group ids. The 95 % intervals are percentiles over `bootstrap` resamples of whole groups, since photos
-    of one person are not independent. Macro F1 is the mean over the classes that occur in labels or predictions.
+    of one person are not independent. Macro F1 is the mean over the classes that occur in labels or predictions;
+    average precision is that of one class against the rest, its mean over the classes that occur in the labels.
     Raises UserError if no image is labeled.
     """
     if len(groups) != len(head.labels):
@@ -91,21 +92,27 @@ def evaluate_head(
         "recall": _ratio(hit, support),
         "f1": _ratio(2 * hit, support + predicted),
     }
+    ranking = [_average_precision(head, index) for index in range(count)]
     result: dict[str, Any] = {
         "images": int(labeled.sum()),
         "groups": len(np.unique(group_codes)),
         **{name: float(value) for name, value in scores(confusion).items()},
         "per_class": {
-            name: {**{key: _number(values[i]) for key, values in columns.items()}, "support": int(support[i])}
+            name: {
+                **{key: _number(values[i]) for key, values in columns.items()},
+                "support": int(support[i]),
+                "ap": ranking[i],
+            }
             for i, name in enumerate(head.classes)
         },
         "confusion": confusion.tolist(),
         "ci95": _bootstrap(cells, group_codes, count, bootstrap, seed),
         "ece": expected_calibration_error(reliability(head)),
+        "mean_average_precision": float(np.mean([ap for ap in ranking if ap is not None])),
     }
     if count == 2:
         rare = int(support[1] <= support[0])
-        result["average_precision"] = {head.classes[rare]: _average_precision(head, rare)}
+        result["average_precision"] = {head.classes[rare]: ranking[rare]}
     result["warnings"] = _warnings(head.classes, support, predicted, result["groups"])
     return result
 

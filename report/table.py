@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 from unicodedata import east_asian_width
 
+from report.errors import describe_errors
+
 COLUMNS = ("precision", "recall", "f1")
 
 
 def format_table(metrics: dict[str, Any]) -> str:
-    """Text for the terminal from the content of `metrics.json`: a table per head, its scores, then its warnings."""
+    """Text for the terminal from the content of `metrics.json`: tables and scores of heads, kinds of mistakes."""
     blocks = [_head_block(name, head) for name, head in metrics["heads"].items()]
     if metrics.get("joint"):
         blocks.append(_head_block("joint", metrics["joint"]))
+    errors = describe_errors(metrics["errors"]) if "errors" in metrics else []
+    blocks.append("\n".join(["mistakes", *(f"  {line}" for line in errors)]) if errors else "")
     blocks.append("\n".join(f"! {warning}" for warning in metrics.get("warnings", [])))
     return "\n\n".join(block for block in blocks if block)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from report import plots
+from report.errors import Ages, describe_errors, error_taxonomy
 from report.evaluation import HeadPrediction, evaluate_head, joint_head, reliability
 from report.page.gallery import error_cells, unsure_right
 from report.page.page import Page, Section, render
@@ -31,12 +32,14 @@ def write_report(
     about: str = "",
     notes: Sequence[str] = (),
     metrics_csv: Path | None = None,
+    ages: Ages | None = None,
 ) -> dict[str, Any]:
     """Write all files into out_dir (made if needed) and return the content of metrics.json.
 
     rows: N rows in the order of the predictions, columns path (relative to root), group, split. metrics_csv: the
-    run's table of epochs; without it, or if it is not there, the page has no training curves. A head without labels
-    is not scored but its predictions are kept. Raises UserError if no head has a labeled image.
+    run's table of epochs; without it, or if it is not there, the page has no training curves. ages: in years, where
+    they are known. A head without labels is not scored but its predictions are kept.
+    Raises UserError if no head has a labeled image.
     """
     if any(len(head.labels) != len(rows) for head in heads):
         raise ValueError(f"{len(rows)} rows, but heads of {[len(head.labels) for head in heads]}")
@@ -48,12 +51,13 @@ def write_report(
     shown = [*scored, joint] if joint else scored
     groups = rows["group"].tolist()
     results = {head.name: evaluate_head(head, groups) for head in shown}
-    metrics = {
+    metrics: dict[str, Any] = {
         "images": len(rows),
         "split": split,
         "checkpoints": [str(checkpoint) for checkpoint in checkpoints],
         "heads": {head.name: results[head.name] for head in scored},
         "joint": results["joint"] if joint else None,
+        "errors": error_taxonomy(scored, groups, ages),
         "warnings": [
             f"head '{head.name}' has no labeled image in split '{split}': it is not scored"
             for head in heads
@@ -74,7 +78,7 @@ def write_report(
         curves = _curves(out_dir, metrics_csv, [name for head in heads for name in head.classes])
     except ValueError as error:  # pandas' parser errors: a damaged table must not cost the whole page
         notes = [*notes, f"{metrics_csv} cannot be read, so there are no training curves: {error}"]
-    page = render(Page(title, about, metrics, notes, sections, curves))
+    page = render(Page(title, about, metrics, notes, sections, curves, describe_errors(metrics["errors"])))
     atomic_write(out_dir / "index.html", page.encode("utf-8", "replace"))
     return metrics
 

@@ -63,10 +63,11 @@ def train(folder: Path, name: str, attributes: list[str], **sections) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
-    """Four runs on one split (two of them for the mask), and a gender model on another."""
+    """Four runs on one split (two of them for the mask), a gender model on another, and the folder of the faces."""
     folder = tmp_path_factory.mktemp("ensemble")
     draw_faces(folder / "faces")
-    found = {"gender": train(folder, "gender", ["gender"])}
+    found = {"faces": folder / "faces"}
+    found["gender"] = train(folder, "gender", ["gender"])
     same = {"split": {"from": str(folder / "saved" / "gender" / "x" / "split.csv")}}
     found["mask"] = train(folder, "mask", ["mask"], **same, views={"size": 32})
     found["mask2"] = train(folder, "mask2", ["mask"], **same, seed=5)
@@ -103,6 +104,12 @@ def test_three_models_score_every_head_and_the_joint_label(models, tmp_path, in_
         "wear/male/>=60",
         "wear/female/<30",
     ]
+    errors = scores["errors"]
+    assert errors["images"] == len(known) and errors["wrong_at_once"]["0"] == right.sum()
+    years = pd.read_csv(models["faces"] / "labels.csv").set_index("path")["years"][known["path"]]
+    wrong = (known["age/label"] != known["age/prediction"]).to_numpy()
+    near = years.isin([28, 29, 30, 59, 60]).to_numpy()
+    assert (errors["age"]["images_near"], errors["age"]["wrong_near"]) == (near.sum(), (near & wrong).sum())
     page = (tmp_path / "all" / "index.html").read_text()
     assert "age + mask + gender" in page and 'id="joint"' in page
 
@@ -131,6 +138,8 @@ def test_mistakes_in_the_options(models, tmp_path, in_process):
         (["--weights", "1", "2"], "--weights 1 2: 2 for 1 checkpoint; give one number for each"),
         (["--weights", "1"], "there is nothing to weigh"),
         (["--tta", "hflop"], "--tta hflop: no such view; did you mean 'hflip'?"),
+        (["--near-years", "-1"], "--near-years -1: expected a number of years"),
+        (["--near-years", "3"], "--near-years 3: there are no ages to go by"),
         (["--tta", "crop", "crop"], "--tta crop: named twice"),
     ):
         done = in_process("test.py", "--resume", str(models["mask"]), "-d", "cpu", *arguments)

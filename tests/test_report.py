@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
+from report.errors import Ages, describe_errors, error_taxonomy
 from report.evaluation import HeadPrediction, evaluate_head, expected_calibration_error, joint_head, reliability
 from report.plots import curve_groups
 from report.table import format_table
@@ -60,11 +61,25 @@ def test_scores_equal_sklearn(absent):
         assert [row["precision"], row["recall"], row["f1"], row["support"]] == expected
 
 
+def test_average_precision_of_each_class_equals_sklearn():
+    labels = np.random.default_rng(8).integers(-1, 4, 300)
+    labels[labels == 2] = 3
+    head = make_head(labels, "abcd")
+    result = evaluate_head(head, range(300), bootstrap=0)
+    known = labels >= 0
+    expected = [reference.average_precision_score(labels[known] == i, head.probs[known, i]) for i in (0, 1, 3)]
+    assert [result["per_class"][name]["ap"] for name in "abd"] == pytest.approx(expected)
+    assert result["per_class"]["c"]["ap"] is None
+    assert result["mean_average_precision"] == pytest.approx(np.mean(expected))
+
+
 def test_average_precision_is_that_of_the_rarer_class():
     labels = (np.random.default_rng(2).random(400) < 0.8).astype(int)
     head = make_head(labels, ["rare", "common"])
     expected = reference.average_precision_score(labels == 0, head.probs[:, 0])
-    assert evaluate_head(head, range(400), bootstrap=0)["average_precision"] == {"rare": pytest.approx(expected)}
+    result = evaluate_head(head, range(400), bootstrap=0)
+    assert result["average_precision"] == {"rare": pytest.approx(expected)}
+    assert result["per_class"]["rare"]["ap"] == pytest.approx(expected)
 
 
 def test_interval_is_that_of_resampled_groups():
@@ -121,8 +136,14 @@ def test_collapse_is_said_and_nothing_is_nan():
         "all 900 predictions are 'shown'",
         "no image is labeled 'hat': recall is unknown there",
     ]
-    assert result["per_class"]["covered"] == {"precision": None, "recall": 0.0, "f1": 0.0, "support": 50}
-    assert result["per_class"]["hat"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    assert result["per_class"]["covered"] == {
+        "precision": None,
+        "recall": 0.0,
+        "f1": 0.0,
+        "support": 50,
+        "ap": 50 / 900,
+    }
+    assert result["per_class"]["hat"] == {"precision": None, "recall": None, "f1": None, "support": 0, "ap": None}
     assert result["macro_f1"] == pytest.approx((2 * 850 / 1750) / 2)
     json.dumps(result, allow_nan=False)
     table = format_table({"heads": {"forehead": result}, "joint": None, "warnings": []})
@@ -259,6 +280,50 @@ def test_curves_are_grouped_by_what_they_measure():
         "learning rate": {"lr": "lr"},
     }
     assert list(groups["train/hair/pseudo by class"].values()) == ["a<1", "b"]
+
+
+def mistakes() -> tuple[list[HeadPrediction], list[str], Ages]:
+    """Six images of three persons: one all right, one wrong in gender and age, two in the mask, one in all three."""
+    mask = certain([0, 0, 1, 0, 2, 2], [0, 0, 0, 1, 2, 0], ["wear", "incorrect", "normal"], name="mask")
+    gender = certain([0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 0, 1], ["male", "female"], name="gender")
+    age = certain([0, 0, 1, 1, -1, 2], [0, 1, 1, 1, 2, 0], ["<30", "30-59", ">=60"], name="age")
+    years = np.array([20, 28, 30, 57, np.nan, 66])
+    return [mask, gender, age], ["p1", "p1", "p2", "p2", "p3", "p3"], Ages(years, [30, 60], 2)
+
+
+def test_kinds_of_mistakes_by_hand():
+    heads, groups, ages = mistakes()
+    errors = error_taxonomy(heads, groups, ages)
+    assert errors["images"] == 5 and errors["wrong_at_once"] == {"0": 1, "1": 2, "2": 1, "3": 1}
+    assert errors["combinations"] == {"mask": 2, "gender + age": 1, "mask + gender + age": 1}
+    assert errors["attributes"]["mask"] == {
+        "images": 6,
+        "wrong": 3,
+        "groups_wrong": 2,
+        "pairs": [
+            {"classes": ["wear", "incorrect"], "images": 2, "groups": 1},
+            {"classes": ["wear", "normal"], "images": 1, "groups": 1},
+        ],
+    }
+    near = {"near_years": 2, "boundaries": [30, 60], "images": 5, "images_near": 2, "wrong": 2, "wrong_near": 1}
+    assert errors["age"] == near
+    assert error_taxonomy(heads, groups, Ages(ages.years, [30, 60], 3))["age"]["images_near"] == 3
+    said = describe_errors(errors)
+    assert said[0] == "attributes wrong at once, of 5 images with all labels: 0: 1, 1: 2, 2: 1, 3: 1"
+    assert "mask: 3 of 6 wrong in 2 groups: wear ↔ incorrect 2, wear ↔ normal 1" in said
+    assert said[-1] == "age, at most 2 years from 30 or 60: 1 of 2 mistakes, 2 of 5 images"
+
+
+def test_a_joint_head_makes_the_same_kinds_of_mistakes_as_its_parts():
+    heads, groups, ages = mistakes()
+    joint = joint_head(heads)
+    assert joint is not None
+    parts, whole = error_taxonomy(heads, groups, ages), error_taxonomy([joint], groups, ages)
+    for key in ("images", "wrong_at_once", "combinations", "age"):
+        assert whole[key] == parts[key]
+    # The image without an age has no joint label; it had no mistake.
+    assert whole["attributes"]["gender"]["pairs"] == parts["attributes"]["gender"]["pairs"]
+    assert describe_errors(error_taxonomy(heads[:1], groups)) == []
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from report.evaluation import HeadPrediction
 from report.writer import write_report
 from trainer.build import build_model, open_run_images
 from trainer.ensemble import Ensemble
-from trainer.scored_rows import common_rows
+from trainer.scored_rows import common_rows, known_ages
 from trainer.test_time_views import TestTimeView
 from utils.checkpoint import load_checkpoint
 from utils.config import Config, apply_overrides, config_from_dict
@@ -108,6 +108,7 @@ def test_checkpoints(
     overrides: list[str],
     split: str,
     out: Path | None,
+    near_years: int | None = None,
 ) -> tuple[dict[str, Any], Path, list[str]]:
     """Score checkpoints on a split and write the report; returns metrics, the report's folder and notes."""
     models = [
@@ -117,6 +118,7 @@ def test_checkpoints(
     for loaded, labels in models:
         _check_classes(loaded, labels)
     rows, notes = common_rows(models, split)
+    ages = known_ages(models, rows, near_years)
     predictions = [
         _predict_rows(loaded, labels, chosen, ensemble, device, notes.append)
         for (loaded, labels), chosen in zip(models, rows)
@@ -135,6 +137,7 @@ def test_checkpoints(
         about=first.config.about if len(models) == 1 else "",
         notes=notes,
         metrics_csv=first.run_dir / "metrics.csv" if len(models) == 1 else None,
+        ages=ages,
     )
     return metrics, out, notes
 

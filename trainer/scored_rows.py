@@ -1,4 +1,5 @@
-"""Which images are scored: those of a split as it was when the models were trained, and none that a model has seen."""
+"""Which images are scored: those of a split as it was when the models were trained, and none that a model has seen;
+and what is known about them."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from data_loader.age import AGE, BOUNDARIES, YEARS, age_names, boundaries_of
+from data_loader.joint import JOINT
 from data_loader.prepare_labels import Labels
 from data_loader.split import split_digest
+from report.errors import NEAR_YEARS, Ages
 from utils.errors import UserError
 
 
@@ -81,6 +85,27 @@ def common_rows(models: Sequence[tuple[Trained, Labels]], split: str) -> tuple[l
     if len(shared) < most:
         notes.append(f"the checkpoints have different images in '{split}'; scored are the {len(shared):,} of all")
     return [rows[labeled] for rows in rows_of], notes
+
+
+def known_ages(models: Sequence[tuple[Trained, Labels]], rows: Sequence[np.ndarray], near: int | None) -> Ages | None:
+    """Ages in years of the rows and the boundaries of the age classes, from the first model whose data tells both.
+
+    near: `--near-years`; None: the default. Raises UserError if it is negative, or given and there are no such ages.
+    """
+    if near is not None and near < 0:
+        raise UserError(f"--near-years {near}: expected a number of years, at least 0")
+    for (model, labels), chosen in zip(models, rows):
+        names = model.classes.get(AGE) or dict.fromkeys(n.rpartition("/")[2] for n in model.classes.get(JOINT, ()))
+        boundaries = boundaries_of(tuple(names)) if names else None
+        if boundaries is not None and YEARS in labels.frame.rows:
+            years = pd.to_numeric(labels.frame.rows[YEARS].iloc[chosen], errors="coerce").to_numpy(np.float64)
+            return Ages(years, boundaries, NEAR_YEARS if near is None else near)
+    if near is not None:
+        raise UserError(
+            f"--near-years {near}: there are no ages to go by; they need a head '{AGE}' with classes such as "
+            f"{', '.join(age_names(BOUNDARIES))} and the years in a column '{YEARS}'"
+        )
+    return None
 
 
 def _check_unseen(models: Sequence[tuple[Trained, Labels]], chosen: Sequence[pd.Series], split: str) -> None:

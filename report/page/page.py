@@ -38,7 +38,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page; `curves` maps a title to a PNG."""
+    """Everything on the page; `curves` maps a title to a PNG, `errors` are lines about kinds of mistakes."""
 
     title: str
     about: str
@@ -46,6 +46,7 @@ class Page:
     notes: Sequence[str]
     sections: Sequence[Section]
     curves: Mapping[str, bytes] = field(default_factory=dict)
+    errors: Sequence[str] = ()
 
 
 def render(page: Page) -> str:
