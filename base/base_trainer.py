@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from base.base_dataset import Batch, to_device
 from base.checkpointing import RunFiles
@@ -21,13 +20,15 @@ from base.finite import FiniteCheck
 from base.monitor import Monitor
 from base.parts import Parts
 from base.scoring import Normalize, Scoring
+from base.speed import Settings, use
+from base.training_state import restore, training_state
 from logger.console import epoch_line
 from logger.progress import Progress
 from logger.run_logger import RunLogger
 from utils.distributed import any_process
 from utils.ema import EMA
 from utils.errors import ConfigError, UserError, did_you_mean
-from utils.random_state import random_state, restore_random_state, seed_step
+from utils.random_state import seed_step
 from utils.stop_signal import Stopped, StopSignal
 from utils.sums import Sums
 
@@ -64,11 +65,9 @@ class BaseTrainer(ABC):
         self.monitor = Monitor(self.config.trainer.monitor, self.config.trainer.early_stop)
         self._check_monitor()
         self.ema = EMA(self.model, self.config.trainer.ema) if self.config.trainer.ema else None
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=parts.dtype == torch.float16)
-        self.network: nn.Module = self.model
-        if self.world.size > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.model, device_ids=ids)
+        self.scaler: torch.amp.GradScaler
+        self.network: nn.Module
+        use(self, Settings.of(self.config.trainer, parts.dtype))
 
     def start_in(self, run_dir: Path, logger: RunLogger) -> None:
         """The main process's folder and log; without them a trainer computes but writes nothing."""
@@ -140,7 +139,7 @@ class BaseTrainer(ABC):
         return loss
 
     def _backward(self, batch: Batch, accumulate: int, last: bool) -> Tensor:
-        wait = nullcontext() if last or self.network is self.model else self.network.no_sync()  # type: ignore[operator]
+        wait = nullcontext() if last or self.world.size == 1 else self.network.no_sync()  # type: ignore[operator]
         with wait:
             with self.scoring.autocast():
                 loss = self.training_step(batch)
@@ -162,18 +161,19 @@ class BaseTrainer(ABC):
         if self.parts.scheduler is not None and self.parts.scheduler.interval == "step":
             self.parts.scheduler.scheduler.step()
         if self.ema is not None:
-            self.ema.update(self.model)
+            self.ema.update()
 
     def _finish_epoch(self) -> None:
         sums = self.sums.read()
-        values = {
-            **self.epoch_values(sums),
-            **self.scoring.evaluate(self.evaluated_model, self.data.evaluation_batches("valid"), "valid"),
-        }
+        values = self.epoch_values(sums)
+        if self.epoch % self.config.trainer.validate_every == 0 or self.epoch == self.epochs:
+            batches = self.data.evaluation_batches("valid")
+            values.update(self.scoring.evaluate(self.evaluated_model, batches, "valid"))
         values["lr"] = self.lr
         scheduler = self.parts.scheduler
         if scheduler is not None and scheduler.is_plateau:
-            scheduler.scheduler.step(values[self.monitor.name])
+            if self.monitor.name in values:
+                scheduler.scheduler.step(values[self.monitor.name])
         elif scheduler is not None and scheduler.interval == "epoch":
             scheduler.scheduler.step()
         best = self.monitor.update(self.epoch, values)
@@ -250,26 +250,15 @@ class BaseTrainer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continuing, testing and predicting need, as plain values and tensors."""
-        state, scheduler = self.trainer_state(), self.parts.scheduler
         return {
             "config": json.dumps(self.config.to_dict()),
             "classes": {head: list(names) for head, names in self.classes.items()},
             "normalization": [list(v) for v in self.parts.normalization],
             "log_prior": self.scoring.log_prior,
             "data": self.data.state_dict(),
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "optimizer": self.parts.optimizer.state_dict(),
-            "scheduler": scheduler.scheduler.state_dict() if scheduler else None,
-            "scaler": self.scaler.state_dict(),
-            "trainer": state.state_dict() if state else None,
-            "monitor": self.monitor.state_dict(),
-            "sums": self.sums.state_dict(),
-            "step": self.step,
+            **training_state(self),
             "epoch": self.epoch,
-            "seconds": self.seconds,
             "finished": False,
-            "random": random_state(),
             "logger": self.logger.state_dict(),
             "run": f"{self.config.name}/{self.files.run_dir.name}",
             "environment": json.dumps(self.parts.environment),
@@ -277,18 +266,4 @@ class BaseTrainer(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`'s content."""
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.parts.optimizer.load_state_dict(state["optimizer"])
-        if self.parts.scheduler is not None:
-            self.parts.scheduler.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        own = self.trainer_state()
-        if own is not None:
-            own.load_state_dict(state["trainer"])
-        self.monitor.load_state_dict(state["monitor"])
-        # Sums of all processes were saved; one of them carries them on.
-        self.sums.load_state_dict(state["sums"] if self.world.is_main else {})
-        self.step, self.seconds = state["step"], state["seconds"]
-        restore_random_state(state["random"])
+        restore(self, state)

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 
 
 class Monitor:
-    """monitor: `max NAME` or `min NAME`; patience: stop after exactly this many epochs without improvement."""
+    """monitor: `max NAME` or `min NAME`; patience: stop after exactly this many epochs without improvement.
+
+    Where the value is not measured at every epoch, at the first measurement after as many.
+    """
 
     def __init__(self, monitor: str, patience: int | None):
         self.mode, self.name = monitor.split()
@@ -17,7 +20,9 @@ class Monitor:
         self.bad_epochs = 0
 
     def update(self, epoch: int, values: Mapping[str, float]) -> bool:
-        """True if this epoch is the best so far; a value that is not a number never is."""
+        """True if this epoch is the best so far; one without the value, or where it is not a number, never is."""
+        if self.name not in values:
+            return False
         value = values[self.name]
         better = not math.isnan(value) and (
             self.best is None or (value > self.best if self.mode == "max" else value < self.best)
@@ -25,7 +30,7 @@ class Monitor:
         if better:
             self.best, self.best_epoch, self.bad_epochs = value, epoch, 0
         else:
-            self.bad_epochs += 1
+            self.bad_epochs = epoch - self.best_epoch
         return better
 
     @property

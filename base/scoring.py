@@ -13,14 +13,19 @@ from utils.sums import Sums, confusion_matrix
 
 
 class Normalize:
-    """uint8 [N, h, w, 3] -> float [N, 3, h, w] in channels-last memory; mean, std: of images in [0, 1]."""
+    """uint8 [N, h, w, 3] -> float [N, 3, h, w] in `memory_format`; mean, std: of images in [0, 1].
+
+    NHWC images are channels-last tensors without a copy, which most convolutions are fastest on.
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device):
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
         self.scale = 1 / (torch.tensor(std, device=device).view(1, 3, 1, 1) * 255)
+        self.memory_format = torch.channels_last
 
     def __call__(self, images: Tensor) -> Tensor:
-        return (images.permute(0, 3, 1, 2).float() - self.mean) * self.scale
+        images = images.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
+        return (images.float() - self.mean) * self.scale
 
 
 class Scoring:
@@ -42,7 +47,7 @@ class Scoring:
                 found |= {f"{split}/{name}" for name in metrics} | {f"{split}/{head}/{name}" for name in metrics}
         return found
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch], split: str) -> dict[str, float]:
         """`SPLIT/loss`, `SPLIT/METRIC` (mean over heads) and `SPLIT/HEAD/METRIC`; nothing if there are no batches."""
         sums = Sums(self.parts.device)

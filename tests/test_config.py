@@ -60,8 +60,8 @@ EXAMPLE: dict[str, Any] = json.loads("""{
   "trainer": {"type": "SemiTrainer", "args": {"threshold": {"type": "fixed", "args": {"value": 0.95}}, "lambda_u": 1,
               "align": {"type": "prior", "args": {"momentum": 0.9}}},
               "epochs": 100, "steps_per_epoch": 256, "monitor": "max valid/macro_f1", "early_stop": 10, "ema": 0.999,
-              "precision": "auto", "accumulate": 1, "clip_grad": null, "evaluation_prior": 0.0,
-              "save_dir": "saved", "keep_last": 2},
+              "precision": "auto", "speed": null, "validate_every": 1, "accumulate": 1, "clip_grad": null,
+              "evaluation_prior": 0.0, "save_dir": "saved", "keep_last": 2},
   "logger": {"console": true, "tensorboard": true,
              "wandb": {"mode": "disabled", "project": "p", "entity": null, "tags": []}}
 }""")

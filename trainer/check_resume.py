@@ -39,6 +39,8 @@ def check_resume(config: Config, device_name: str) -> tuple[bool, list[str]]:
         (Path(config.trainer.save_dir) / ".cache").mkdir(parents=True, exist_ok=True)
         (Path(folder) / ".cache").symlink_to((Path(config.trainer.save_dir) / ".cache").resolve())
         short = apply_overrides(config, changes)
+        if short.trainer.speed == "auto":  # measured once: two runs might choose differently
+            short = build_trainer(short, device, World(), {}, tell=lambda _: None).trainer.config
         straight = _train(short, device, Path(folder) / "straight", ())
         stopped = _train(short, device, Path(folder) / "stopped", _CUTS)
         problems = _differences(straight, stopped)

@@ -13,6 +13,7 @@ import torch
 
 from base.base_dataset import Batch, to_device
 from base.scoring import Normalize
+from base.speed import lay_out
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels, read_labels
 from report.evaluation import HeadPrediction
@@ -61,9 +62,8 @@ def load_for_evaluation(
     run_dir = Path(config.trainer.save_dir) / state["run"]
     if not run_dir.is_dir():
         run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    return Loaded(
-        path, config, model.to(device).eval(), classes, state["normalization"], offsets, state["data"], run_dir
-    )
+    lay_out(model.to(device), torch.channels_last)
+    return Loaded(path, config, model.eval(), classes, state["normalization"], offsets, state["data"], run_dir)
 
 
 def labels_for_scoring(loaded: Loaded) -> Labels:
@@ -85,7 +85,7 @@ class Rows(Protocol):
     def batches_of(self, rows: np.ndarray) -> Iterable[Batch]: ...
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predict(loaded: Loaded, data: Rows, rows: np.ndarray, views: Sequence[TestTimeView] = ()) -> dict[str, np.ndarray]:
     """Class probabilities per head, float64 [N, C], in the order of `rows`: the mean over the image and its `views`."""
     device = data.device

@@ -30,6 +30,7 @@ from report.writer import prediction_table
 from trainer import session
 from trainer.build import open_run_images
 from trainer.evaluate import Loaded, load_for_evaluation, predict
+from trainer.speed import adopt
 from utils.checkpoint import load_newest
 from utils.config import Config, apply_overrides, config_from_dict, differences
 from utils.device import choose_device
@@ -144,6 +145,9 @@ def _train_fold(config: Config, folder: Path, fold: int, name: str, device_name:
         shutil.rmtree(run_dir)  # killed before its first checkpoint: nothing to continue from
     print(f"{name}: {'continuing' if resume else 'training'}", flush=True)
     of_fold = apply_overrides(config, [f"split.fold={fold}"])
+    first = _fold_folder(folder, 1) / "config.json"
+    if fold > 1 and first.exists():
+        of_fold = adopt(of_fold, config_from_dict(json.loads(first.read_text(encoding="utf-8")), str(first)))
     trainer = session.train(of_fold, None, [], resume, device_name, run_dir.name)
     try:
         trainer.train()

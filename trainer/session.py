@@ -17,6 +17,7 @@ from logger.environment import environment
 from logger.run_logger import RunLogger
 from trainer.build import Built, build_trainer
 from trainer.components import check_components
+from trainer.speed import adopt
 from utils.checkpoint import load_newest
 from utils.config import Config, apply_overrides, config_from_dict, differences
 from utils.device import choose_device
@@ -60,6 +61,7 @@ def train(
     device = choose_device(device_name, world)
     seen = environment(device, config.seed)
     built = build_trainer(config, device, world, seen, _saved_split(config, run_dir), state, _on_main(world))
+    config = built.trainer.config
     if world.is_main:
         run_dir = run_dir or create_run_folder(Path(config.trainer.save_dir), config.name, run_id)
         lock(run_dir)
@@ -121,7 +123,7 @@ def _start_or_continue(
     path = checkpoint_in(Path(resume))
     state, used, damaged = load_newest(path)
     stored = config_from_dict(json.loads(state["config"]), str(used))
-    wanted = config or apply_overrides(stored, overrides, config_file)
+    wanted = adopt(config or apply_overrides(stored, overrides, config_file), stored)
     _refuse_changes(stored, wanted)
     run_dir = _run_dir_of(used, wanted, state)
     if run_id is not None and run_id != run_dir.name:
@@ -151,7 +153,7 @@ def _unfinished(config: Config) -> Path | None:
     for folder in run_folders(Path(config.trainer.save_dir), config.name):
         state, used, _ = load_newest(folder / "checkpoints" / "last.pth")
         stored = config_from_dict(json.loads(state["config"]), str(used))
-        if not state["finished"] and not forbidden(differences(stored, config)):
+        if not state["finished"] and not forbidden(differences(stored, adopt(config, stored))):
             return folder
     return None
 

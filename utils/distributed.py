@@ -6,6 +6,7 @@ import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,15 @@ def any_process(flag: bool, device: torch.device) -> bool:
     if not (dist.is_available() and dist.is_initialized()):
         return flag
     return bool(sum_over_processes(torch.tensor(float(flag), device=device)).item())
+
+
+def from_main(value: Any) -> Any:
+    """The main process's `value`, everywhere."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    held = [value]
+    dist.broadcast_object_list(held)
+    return held[0]
 
 
 def wait_for_all() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -20,16 +20,28 @@ class EMA:
         self.warm_up = warm_up
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        # What training changes, found once instead of at every step.
+        averaged = dict(self.model.named_parameters())
+        trained = {name: live for name, live in model.named_parameters() if live.requires_grad}
+        self._averaged: list[Tensor] = [averaged[name] for name in trained]
+        self._live: list[Tensor] = list(trained.values())
+        frozen = set(getattr(model, "frozen_batch_norms", ()))
+        modules = [name for name, module in model.named_modules() if module._buffers and name not in frozen]
+        self._buffers = [
+            (self.model.get_submodule(name)._buffers, model.get_submodule(name)._buffers) for name in modules
+        ]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Average `model`'s current parameters in; copy its buffers."""
+    def update(self) -> None:
+        """Average the live model's current parameters in; copy its buffers."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
         self.updates += 1
-        averaged, live = ([p.detach() for p in m.parameters()] for m in (self.model, model))
-        torch._foreach_lerp_(averaged, live, 1.0 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers()):
-            mine.copy_(theirs)
+        torch._foreach_lerp_(self._averaged, self._live, 1.0 - decay)
+        # By name, since a module may bind a new tensor to it.
+        pairs = [(mine[name], theirs[name]) for mine, theirs in self._buffers for name in mine]
+        buffers = [(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None]
+        if buffers:
+            torch._foreach_copy_([mine for mine, _ in buffers], [theirs for _, theirs in buffers])
 
     def state_dict(self) -> dict:
         return {"updates": self.updates, "model": self.model.state_dict()}

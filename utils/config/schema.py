@@ -243,6 +243,17 @@ Loss = Annotated[
 ]
 
 
+class Speed(Section):
+    """How a step is computed on this machine."""
+
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    """Order of the values of images and convolutions in memory."""
+    compile: bool = False
+    """Whether torch.compile makes the network's code; the first steps then take a minute or more."""
+    threads: int | None = Field(default=None, ge=1)
+    """torch's threads on the CPU; null: as many as torch takes."""
+
+
 class Trainer(Component):
     """The trainer and everything about the course of the training."""
 
@@ -262,6 +273,13 @@ class Trainer(Component):
     """Decay of the averaged weights that are evaluated; null: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the forward pass; "auto": bf16 or fp16 on CUDA, fp32 elsewhere."""
+    speed: Literal["auto"] | Speed | None = Field(
+        default=None,
+        json_schema_extra=_says('"auto", null or an object {"memory_format", "compile", "threads"}'),
+    )
+    """How a step is computed; "auto": measured at the start, together with a `precision` of "auto"."""
+    validate_every: int = Field(default=1, ge=1)
+    """Validate after every so many epochs, and after the last."""
     accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients make one optimizer step."""
     evaluation_prior: float = Field(default=0.0, ge=0, le=1)

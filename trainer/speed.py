@@ -1,0 +1,251 @@
+"""`trainer.speed: auto`: the trainer's own step, timed in every way of computing it; the fastest is chosen.
+
+Candidates take turns, so that a machine that is busy now and then is so for all of them, and each is compared with the
+first of its group in the same round. What is within the noise of the first does not replace it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from base.base_dataset import Batch, to_device
+from base.base_trainer import BaseTrainer
+from base.speed import Settings, use
+from base.training_state import restore, training_state
+from utils.config import Config, apply_overrides
+from utils.distributed import any_process, from_main
+from utils.errors import UserError
+from utils.random_state import seed_step
+
+SECONDS = 60.0  # for each group of candidates, though never fewer than LEAST_ROUNDS
+LEAST_ROUNDS, MOST_ROUNDS = 3, 15
+TIMED_SECONDS = 0.1  # of steps in a round: short steps are timed in several
+SAME = 0.98  # of the first candidate's time is no gain
+HOPELESS = 1.3  # times the fastest: not timed again
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
+SLOWER = "slower"
+COMPILE_SECONDS, WORTH_COMPILING = 180.0, 900.0
+
+
+@dataclass
+class Candidate:
+    """times: seconds a step, one of each round. losses: of the first steps. refused: why it is out."""
+
+    settings: Settings
+    times: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    refused: str = ""
+
+
+def choose_speed(trainer: BaseTrainer, precision: str) -> list[str]:
+    """Measure, leave the trainer in the fastest settings and otherwise as it was, and write them into its config.
+
+    precision: `trainer.precision`; anything but "auto" is kept. Returns the table. All processes take part; the main
+    one decides.
+    """
+    probe = Probe(trainer)
+    start = Settings.of(trainer.config.trainer, trainer.parts.dtype)
+    formats, refused = _precisions(trainer.device, precision)
+    dtypes = sorted(formats, key=lambda dtype: dtype != start.dtype)
+    layouts = [replace(start, dtype=d, memory_format=m) for d in dtypes for m in ("channels_last", "contiguous")]
+    best = probe.fastest(layouts)
+    if trainer.device.type == "cpu":
+        most = torch.get_num_threads()
+        counts = [most, *(2**n for n in range(most.bit_length()) if 2**n < most)]
+        best = probe.fastest([replace(best, threads=n) for n in counts])
+    reason = _no_compiler(trainer, probe.seconds(best))
+    if reason:
+        refused.append(f"compiled: {reason}")
+    else:
+        best = probe.fastest([best, replace(best, compile=True)])
+    probe.restore(best)
+    trainer.config = trainer.parts.config = _recorded(trainer.config, best)
+    return [*probe.table(), *(f"  not tried: {line}" for line in refused), f"speed: auto chose {best}"]
+
+
+class Probe:
+    """Trial steps on one real batch; the trainer's state is put back before every trial."""
+
+    def __init__(self, trainer: BaseTrainer):
+        self.trainer = trainer
+        self.batch: Batch = to_device(trainer.data.first_batch(), trainer.device)
+        self.state = copy.deepcopy(training_state(trainer))
+        self.lr = trainer.lr
+        self.groups: list[list[Candidate]] = []
+
+    def fastest(self, settings: list[Settings]) -> Settings:
+        """The first, or another that is faster by more than noise."""
+        group = [Candidate(s) for s in settings]
+        self.groups.append(group)
+        started = time.perf_counter()
+        for number in range(MOST_ROUNDS):
+            running = [candidate for candidate in group if not candidate.refused]
+            for candidate in running if len(running) > 1 or not number else ():
+                self._trial(candidate)
+                self._check(candidate, group[0])
+            ratios = {c.settings: _ratio(c, group[0]) for c in group if not c.refused}
+            for candidate in group[1:]:
+                if not candidate.refused and ratios[candidate.settings] > HOPELESS * min(ratios.values()):
+                    candidate.refused = SLOWER
+            if from_main(number + 1 >= LEAST_ROUNDS and time.perf_counter() - started > SECONDS):
+                break
+        best = min((c for c in group if not c.refused), key=lambda c: _ratio(c, group[0]))
+        return best.settings if _ratio(best, group[0]) < SAME else settings[0]
+
+    def seconds(self, settings: Settings) -> float:
+        """Median time of a step."""
+        found = [c for group in self.groups for c in group if c.settings == settings and c.times]
+        return statistics.median(found[-1].times)
+
+    def restore(self, settings: Settings) -> None:
+        """The state as it was, with `settings`."""
+        trainer = self.trainer
+        trainer.parts.optimizer.zero_grad(set_to_none=True)
+        restore(trainer, copy.deepcopy(self.state))
+        trainer.lr = self.lr
+        use(trainer, settings)
+
+    def table(self) -> list[str]:
+        """Lines: each candidate's time as a multiple of the first of its group."""
+        lines = []
+        for first, *others in self.groups:
+            if others:
+                lines.append(f"speed: {statistics.median(first.times):.3g} s a step with {first.settings}")
+            for other in others:
+                why = "" if other.refused in ("", SLOWER) else f" ({other.refused})"
+                ratio = f"{_ratio(other, first):.2f} of that" if other.times else "not"
+                lines.append(f"  {ratio} with {other.settings}{why}")
+        return lines
+
+    def _trial(self, candidate: Candidate) -> None:
+        """A step that is not timed, then steps for about TIMED_SECONDS."""
+        trainer = self.trainer
+        try:
+            self.restore(candidate.settings)
+            trainer.step = getattr(trainer, "warm_up_steps", 0)
+            trainer.network.train()
+            with _within(COMPILE_SECONDS if candidate.settings.compile and not candidate.times else None):
+                first = [self._step() for _ in range(2)]
+            candidate.losses = candidate.losses or [loss for _, loss in first]
+            steps = from_main(max(1, min(20, math.ceil(TIMED_SECONDS / first[1][0]))))
+            times = [first[1][0]] if steps == 1 else [self._step()[0] for _ in range(steps)]
+            candidate.times.append(from_main(statistics.median(times)))
+        except UserError as error:  # the loss is not a number
+            if trainer.world.size > 1:
+                raise
+            candidate.refused = str(error).partition(";")[0]
+        except _TooSlow:
+            candidate.refused = f"compiling took more than {COMPILE_SECONDS:.0f} s"
+        except Exception as error:
+            if not candidate.settings.compile:
+                raise
+            candidate.refused = f"compiling failed: {str(error).strip().partition(chr(10))[0]}"
+
+    def _step(self) -> tuple[float, float]:
+        trainer = self.trainer
+        seed_step(trainer.config.seed, trainer.step, trainer.world.rank)
+        started = time.perf_counter()
+        batches = (self.batch,) * trainer.config.trainer.accumulate
+        loss = float(trainer.train_on(*batches))  # waits for the device
+        return time.perf_counter() - started, loss
+
+    def _check(self, candidate: Candidate, first: Candidate) -> None:
+        """The losses of the first steps must be the first candidate's up to rounding."""
+        tolerance = max(TOLERANCE[candidate.settings.dtype], TOLERANCE[first.settings.dtype])
+        pairs = list(zip(candidate.losses, first.losses))
+        far = any(abs(a - b) > tolerance * max(abs(b), 0.1) for a, b in pairs)
+        if candidate is not first and any_process(far, self.trainer.device) and not candidate.refused:
+            losses = ", ".join(f"{a:.4g} instead of {b:.4g}" for a, b in pairs)
+            candidate.refused = f"the loss is another: {losses}"
+
+
+def _ratio(candidate: Candidate, first: Candidate) -> float:
+    """Median over the rounds of its time to the first candidate's."""
+    return statistics.median(a / b for a, b in zip(candidate.times, first.times)) if candidate.times else math.inf
+
+
+def _precisions(device: torch.device, precision: str) -> tuple[list[torch.dtype], list[str]]:
+    """What `trainer.precision` allows and the device computes natively, and why others are out."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision != "auto":
+        return [named[precision]], []
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return [torch.float32, *([torch.bfloat16] if bf16 else []), torch.float16], []
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return [torch.float32, torch.bfloat16], []
+    return [torch.float32], ["bf16: this device does not compute in it"]
+
+
+def _no_compiler(trainer: BaseTrainer, step_seconds: float) -> str:
+    """Why torch.compile is not tried; nothing if it is."""
+    left = step_seconds * trainer.epochs * trainer.steps_per_epoch
+    if trainer.world.size > 1:
+        return "measured in one process only"
+    if from_main(left < WORTH_COMPILING):
+        return f"the whole run takes about {left / 60:.0f} min, compiling takes minutes"
+    return compiler_problem(trainer.device)
+
+
+def compiler_problem(device: torch.device) -> str:
+    """What torch.compile lacks on this machine; nothing if it can work."""
+    if device.type == "cuda":
+        return "" if find_spec("triton") else "triton is not installed"
+    found = any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if name)
+    return "" if found else "there is no C++ compiler"
+
+
+def _recorded(config: Config, settings: Settings) -> Config:
+    return _with(config, settings.precision, settings.for_config())
+
+
+def adopt(config: Config, of_run: Config) -> Config:
+    """`config` with a speed of "auto" answered by what the run measured when it began."""
+    measured = of_run.trainer.speed
+    if config.trainer.speed != "auto" or measured is None or isinstance(measured, str):
+        return config
+    precision = of_run.trainer.precision if config.trainer.precision == "auto" else config.trainer.precision
+    return _with(config, precision, measured.model_dump())
+
+
+def _with(config: Config, precision: str, speed: dict[str, Any]) -> Config:
+    changes = [f"trainer.precision={precision}", f"trainer.speed={json.dumps(speed)}"]
+    return apply_overrides(config, changes, catalogue=None)
+
+
+class _TooSlow(BaseException):
+    """Not an Exception, which the compiler would take for its own."""
+
+
+@contextmanager
+def _within(seconds: float | None) -> Iterator[None]:
+    """Raises _TooSlow after so many seconds, where the system can."""
+    if seconds is None or not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
