@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prepare.py", description="Prepare data for training.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_corrections):
+    for add in (_add_demo, _add_crops, _add_males, _add_statistics, _add_corrections):
         add(commands)
     return parser
 
@@ -61,6 +62,119 @@ def run_demo(args: argparse.Namespace) -> None:
         print(f"{args.out}: {args.count} generated faces, seed {args.seed}, {time.monotonic() - start:.0f} s")
     else:
         print(f"{args.out}: already there with the same settings")
+
+
+def _add_crops(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "crops",
+        help="cut the faces out of a folder of pictures",
+        description="Find the face in each picture of a folder with YuNet, turn it upright, and write it under the "
+        "same path in another folder, with the label tables beside it. OUT/crops.csv says what was found. Run again, "
+        "it does only what has changed.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--root", type=Path, required=True, help="folder of pictures, in any layout")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make, in the same layout")
+    parser.add_argument("--detector", type=Path, required=True, help="YuNet's .onnx file")
+    parser.add_argument("--score", type=float, default=0.6, help="least confidence; 0.9 loses most masked faces")
+    parser.add_argument("--margin", type=float, default=0.3, help="around the face, as a share of its height")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[224], help="of the crops: one number, or height and width"
+    )
+    parser.add_argument(
+        "--outlier", type=float, default=2.5, help="so many times smaller or larger than usual is no face; 0: any size"
+    )
+    parser.add_argument("--workers", type=int, default=None, help="pictures at once; None: one per core")
+    parser.set_defaults(run=run_crops)
+
+
+def run_crops(args: argparse.Namespace) -> None:
+    from functools import partial
+
+    from data_loader.face_crops.detector import YuNet
+    from data_loader.face_crops.folder import CropSettings, complain, crop_folder
+    from utils.files import sha256_of
+
+    if len(args.size) > 2:
+        raise UserError(f"--size {' '.join(map(str, args.size))}: expected one number, or height and width")
+    YuNet(args.detector, args.score)  # a wrong file is said before anything is written
+    settings = CropSettings(
+        size=(args.size[0], args.size[-1]),
+        score=args.score,
+        margin=args.margin,
+        outlier=args.outlier,
+        detector=sha256_of(args.detector),
+    )
+    open_detector = partial(YuNet, args.detector, args.score)
+    cropped = crop_folder(args.root, args.out, settings, open_detector, _workers(args), _progress("looking for faces"))
+    print(f"{args.out}: {cropped}")
+    if cropped.beyond > 0.2:
+        print(
+            f"note: {cropped.beyond:.0%} of a typical crop lies outside of its picture; a smaller --margin fits these"
+        )
+    complain(cropped)
+
+
+def _add_males(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "males",
+        help="list the images that show men",
+        description="By CelebAMask-HQ's annotation, by a gender classifier, or by both: then the images on which they "
+        "disagree are listed too.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--root", type=Path, required=True, help="CelebAMask-HQ, or any folder of images")
+    parser.add_argument("--out", type=Path, default=Path("males.csv"), help="the table to write")
+    parser.add_argument("--attribute", default="Male", help="the annotation's attribute, used where there is one")
+    parser.add_argument("--checkpoint", type=Path, help="a run's checkpoint, or a ResNet-18 of torchvision; it decides")
+    parser.add_argument("--head", help="of a run's checkpoint; None: the one with a class male")
+    parser.add_argument("--classes", nargs="+", default=["female", "male"], help="outputs of a ResNet-18, in order")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least probability of a man")
+    parser.add_argument("--label-frame", help="a label frame that gets the columns, such as label_frame.csv")
+    parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto")
+    parser.set_defaults(run=run_males)
+
+
+def run_males(args: argparse.Namespace) -> None:
+    from trainer.males import find_males, open_classifier, with_hand_labels, write_males
+    from utils.device import choose_device
+
+    classifier = None
+    if args.checkpoint is not None:
+        classifier = open_classifier(args.checkpoint, args.head, args.classes, choose_device(args.device))
+    males = find_males(args.root, args.attribute, classifier, args.threshold, _progress("classifying"))
+    table = males.table if args.label_frame is None else with_hand_labels(males.table, args.root, args.label_frame)
+    print("\n".join(write_males(args.out, males, table)))
+
+
+def _add_statistics(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "statistics",
+        help="mean and standard deviation of the training images' pixels",
+        description="Over all pixels of all training images of a config, labeled or not, resized to views.size; prints "
+        "the value of views.normalize.",
+    )
+    _add_config(parser)
+    parser.add_argument("--full-size", action="store_true", help="of the images as they are, not resized")
+    parser.add_argument("--workers", type=int, default=None, help="images at once; default: one per core")
+    parser.set_defaults(run=run_statistics)
+
+
+def run_statistics(args: argparse.Namespace) -> None:
+    import json
+
+    config = _config(args)
+
+    from data_loader.prepare_labels import prepare_labels
+    from data_loader.statistics import pixel_statistics
+
+    labels = prepare_labels(config)
+    files = [labels.frame.root / path for path in labels.frame.rows["path"][labels.split == "train"]]
+    size, folder = None if args.full_size else config.views.shape, Path(config.trainer.save_dir) / ".cache"
+    found = pixel_statistics(files, size, folder, _workers(args), _progress("reading"))
+    how = "as they are" if size is None else f"resized to {size[0]} x {size[1]}"
+    print(f"{len(files):,} training images, {how}: {found.pixels:,} pixels")
+    print(f'"normalize": {json.dumps(found.option())}')
 
 
 def _add_corrections(commands: Commands) -> None:
@@ -103,6 +217,14 @@ def _config(args: argparse.Namespace):
     from utils.config import load_config
 
     return load_config(args.config, args.set)
+
+
+def _workers(args: argparse.Namespace) -> int:
+    if args.workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: expected at least 1")
+    return int(args.workers)
 
 
 def _progress(doing: str):

@@ -25,13 +25,13 @@ class Images(Protocol):
     def __getitem__(self, row: int, /) -> np.ndarray: ...
 
 
-def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Decode as RGB and resize to (height, width): uint8 [h, w, 3]. Raises UserError if the file is no image."""
+def read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+    """Decode as RGB and resize to (height, width) if given: uint8 [h, w, 3]. Raises UserError if it is no image."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
         what = "cannot be decoded as an image" if path.is_file() else "no such file"
         raise UserError(f"{path}: {what}")
-    if image.shape[:2] == size:
+    if size is None or image.shape[:2] == size:
         return image
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -35,8 +35,8 @@ def create_run_folder(save_dir: Path, name: str, run_id: str | None) -> Path:
     )
 
 
-def lock(run_dir: Path) -> None:
-    """Hold the run until this process ends, however it ends. Raises UserError if another process holds it."""
+def lock(run_dir: Path, busy: str = "this run is being trained") -> None:
+    """Hold the folder until this process ends, however it ends. Raises UserError if another process holds it."""
     if fcntl is None or run_dir in _held:
         return
     file = (run_dir / ".lock").open("a+")
@@ -46,7 +46,7 @@ def lock(run_dir: Path) -> None:
         file.seek(0)
         owner = file.read().strip()
         file.close()
-        raise UserError(f"{run_dir}: this run is being trained by another process (PID {owner or 'unknown'})") from None
+        raise UserError(f"{run_dir}: {busy} by another process (PID {owner or 'unknown'})") from None
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

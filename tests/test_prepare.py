@@ -1,0 +1,153 @@
+"""prepare.py statistics and males: their numbers, and how other parts read what they write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+
+from data_loader.readers import CelebAHair, LabelCSV
+from data_loader.statistics import pixel_statistics
+from model.resnet18_file import load_resnet18
+from tests.test_training import write_config
+from trainer.males import find_males, with_hand_labels, write_males
+from utils.config import load_config
+from utils.errors import UserError
+
+
+def save_images(folder: Path, count: int, seed: int = 0) -> np.ndarray:
+    """Lossless random pictures of different brightness: uint8 [count, 12, 10, 3] RGB."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    images = np.stack([rng.integers(0, 30 + 20 * i, (12, 10, 3)) for i in range(count)]).astype(np.uint8)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])
+    return images
+
+
+def test_statistics_are_those_of_all_pixels(tmp_path: Path):
+    images = save_images(tmp_path / "images", 8)
+    files = sorted((tmp_path / "images").glob("*.png"))
+    found = pixel_statistics(files, None, tmp_path / "cache", workers=3)
+    pixels = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(found.mean, pixels.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.std, pixels.std(axis=0), rtol=1e-12)
+    assert found.std[0] > (images / 255).std(axis=(1, 2)).mean() * 1.05 and found.pixels == 8 * 120
+
+    calls: list[int] = []
+    again = pixel_statistics(files[::-1], None, tmp_path / "cache", progress=lambda done, total: calls.append(done))
+    assert again == found and not calls
+    cv2.imwrite(str(files[0]), np.full((12, 10, 3), 255, np.uint8))
+    changed = pixel_statistics(files, None, tmp_path / "cache")
+    assert changed.mean[0] > found.mean[0]
+    shrunk = pixel_statistics(files, (6, 5), tmp_path / "cache")
+    assert shrunk.pixels == 8 * 30 and shrunk.std[0] < changed.std[0]
+
+
+def test_the_line_of_statistics_is_a_valid_option_about_training_images(tmp_path: Path, tiny_faces: Path, in_process):
+    config = write_config(tmp_path, tiny_faces)
+    table = pd.read_csv(tiny_faces / "labels.csv")
+    table["side"] = np.where(table.index < 48, "train", "valid")
+    table.to_csv(tiny_faces / "labels.csv", index=False)
+    said = in_process("prepare.py", "statistics", "-c", str(config), "-s", "dataset.args.split=side", "-s",
+                      f"trainer.save_dir={tmp_path / 'saved'}")  # fmt: skip
+    assert said.code == 0, said.err
+    option = json.loads("{" + said.out.splitlines()[-1] + "}")["normalize"]
+    used = [cv2.imread(str(tiny_faces / path))[..., ::-1] for path in table["path"][:48]]
+    np.testing.assert_allclose(option["mean"], np.stack(used).reshape(-1, 3).mean(axis=0) / 255, atol=1e-6)
+    np.testing.assert_allclose(option["std"], np.stack(used).reshape(-1, 3).std(axis=0) / 255, atol=1e-6)
+    assert load_config(config, [f"views.normalize={json.dumps(option)}"]).views.normalize.std == option["std"]
+    assert in_process("prepare.py", "statistics", "-c", str(config), "--workers", "0").code == 2
+
+
+# --- males -----------------------------------------------------------------------------------------------------------
+
+MALE = [1, 1, 0, 0, 1, 0]
+
+
+@pytest.fixture
+def celeba(tmp_path: Path) -> Path:
+    root = tmp_path / "celeba"
+    save_images(root / "CelebA-HQ-img", 6)
+    for file in (root / "CelebA-HQ-img").glob("*.png"):
+        cv2.imwrite(str(file.with_suffix(".jpg")), cv2.imread(str(file)))
+        file.unlink()
+    rows = [f"{i}.jpg  {1 if male else -1} -1" for i, male in enumerate(MALE)]
+    (root / "CelebAMask-HQ-attribute-anno.txt").write_text("\n".join(["6", "Male Bangs", *rows]) + "\n")
+    return root
+
+
+def gender_resnet(path: Path, prefix: str = "", outputs: int = 2, wrap: bool = False) -> torch.nn.Module:
+    """A state dict with torchvision's keys and random values."""
+    torch.manual_seed(3)
+    model = timm.create_model("resnet18", pretrained=False, num_classes=outputs)
+    tensors = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": tensors, "epoch": 3} if wrap else tensors, path)
+    return model.eval()
+
+
+def test_a_resnet18_of_torchvision_is_loaded_exactly_or_refused(tmp_path: Path):
+    images = torch.randn(2, 3, 64, 64)
+    for number, options in enumerate([{}, {"prefix": "module.", "wrap": True}]):
+        path = tmp_path / f"{number}.pth"
+        model = gender_resnet(path, **options)
+        with torch.no_grad():
+            assert torch.equal(load_resnet18(path)(images), model(images))
+    tensors = torch.load(tmp_path / "0.pth", weights_only=True)
+    del tensors["layer3.0.conv1.weight"]
+    torch.save(tensors, tmp_path / "less.pth")
+    with pytest.raises(UserError, match=r"missing: layer3\.0\.conv1\.weight"):
+        load_resnet18(tmp_path / "less.pth")
+    (tmp_path / "no.pth").write_bytes(b"<html>")
+    with pytest.raises(UserError, match=r"--checkpoint .*no\.pth"):
+        load_resnet18(tmp_path / "no.pth")
+
+
+def test_males_by_classifier_with_the_disagreements(celeba: Path, tmp_path: Path, in_process):
+    model = gender_resnet(tmp_path / "gender.pth")
+    command = ["prepare.py", "males", "--root", str(celeba), "--out", str(tmp_path / "men.csv"), "-d", "cpu"]
+    said = in_process(*command, "--checkpoint", str(tmp_path / "gender.pth"))
+    assert said.code == 0, said.err
+    table = pd.read_csv(tmp_path / "men.csv")
+    assert list(table) == ["file", "male", "probability", "attribute"] and list(table["attribute"]) == MALE
+    mean, std = (np.array(v) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for name, probability in zip(table["file"], table["probability"]):
+        image = cv2.imread(str(celeba / "CelebA-HQ-img" / name))[..., ::-1]
+        pixels = (cv2.resize(image, (224, 224), interpolation=cv2.INTER_LINEAR) / 255 - mean) / std
+        with torch.no_grad():
+            logits = model(torch.from_numpy(pixels.transpose(2, 0, 1)[None]).float())
+        assert probability == pytest.approx(logits.softmax(1)[0, 1].item(), abs=2e-3)  # classes: female, male
+    differ = pd.read_csv(tmp_path / "men_disagreements.csv")
+    assert set(differ["file"]) == set(table["file"][table["male"] != table["attribute"]]) and len(differ)
+    gap = (differ["probability"] - differ["attribute"]).abs()
+    assert gap.is_monotonic_decreasing
+
+    swapped = in_process(*command, "--checkpoint", str(tmp_path / "gender.pth"), "--classes", "male", "female")
+    assert swapped.code == 0
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "men.csv")["probability"], 1 - table["probability"], atol=2e-4)
+    for wrong, message in ((["--classes", "a", "b"], "--classes a b"), (["--threshold", "1.5"], "--threshold 1.5")):
+        said = in_process(*command, "--checkpoint", str(tmp_path / "gender.pth"), *wrong)
+        assert said.code == 2 and message in said.err
+    assert "did you mean 'Male'" in in_process(*command, "--attribute", "Mael").err
+
+
+def test_readers_use_the_table(celeba: Path, tmp_path: Path):
+    males = find_males(celeba, "Male", None)
+    (celeba / "label_frame.csv").write_text("file,forehead,note\n0,1,x\n4.jpg,2,\n2.jpg,1,y\n")
+    table = with_hand_labels(males.table, celeba, "label_frame.csv")
+    assert "3 of 6" in write_males(celeba / "men.csv", males, table)[0]
+    frame = CelebAHair(str(celeba), label_frame="men.csv")
+    kept = frame.rows[frame.rows["male"] == 1]
+    assert list(kept["path"]) == [f"CelebA-HQ-img/{i}.jpg" for i in (0, 1, 4)]
+    assert list(kept["forehead"]) == [0, -1, 1] and list(frame.rows["note"].dropna()) == ["x", "y"]
+    write_males(celeba / "plain.csv", males, males.table)
+    plain = LabelCSV(str(celeba / "CelebA-HQ-img"), str(celeba / "plain.csv"), ["male"], path="file")
+    assert plain.counts("male") == {"0": 3, "1": 3}
+    with pytest.raises(UserError, match="name a gender classifier"):
+        find_males(celeba / "CelebA-HQ-img", "Male", None)
