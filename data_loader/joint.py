@@ -40,37 +40,41 @@ def joint_names(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def join_attributes(frame: LabelFrame) -> LabelFrame:
-    """The attribute `joint` in place of mask, gender and age, which stay as raw columns of class names."""
-    mask, gender, age = (frame.rows[part].to_numpy() for part in PARTS)
-    names = {part: np.array([*frame.classes[part], None], dtype=object)[frame.rows[part]] for part in PARTS}
-    others = {name: classes for name, classes in frame.classes.items() if name not in PARTS}
-    head = frame.rows[["path", "group"]].assign(**{JOINT: joint_label(mask, gender, age, len(frame.classes["age"]))})
-    rest = frame.rows.drop(columns=["path", "group", *PARTS])
-    classes = {JOINT: joint_names([frame.classes[part] for part in PARTS]), **others}
+    """The attribute `joint` in place of those of mask, gender and age that the frame has, which stay as raw columns of
+    class names. The last of them runs fastest, as in the competition's label."""
+    parts = [part for part in PARTS if part in frame.classes]
+    names = {part: np.array([*frame.classes[part], None], dtype=object)[frame.rows[part]] for part in parts}
+    others = {name: classes for name, classes in frame.classes.items() if name not in parts}
+    labels = np.stack([frame.rows[part].to_numpy(np.int64) for part in parts])
+    joint = np.ravel_multi_index(tuple(labels.clip(min=0)), tuple(len(frame.classes[part]) for part in parts))
+    head = frame.rows[["path", "group"]].assign(**{JOINT: np.where((labels >= 0).all(axis=0), joint, -1)})
+    rest = frame.rows.drop(columns=["path", "group", *parts])
+    classes = {JOINT: joint_names([frame.classes[part] for part in parts]), **others}
     return replace(frame, rows=head.join(rest).assign(**names), classes=classes)
 
 
 def split_joint(frame: LabelFrame) -> LabelFrame:
-    """Undo `join_attributes`: the three attributes in place of `joint`, even of rows whose joint label is unknown.
+    """Undo `join_attributes`: its attributes in place of `joint`, even of rows whose joint label is unknown.
 
-    Raises UserError if the joint classes are no longer the combinations of the three.
+    Raises UserError if the joint classes are no longer the combinations of these.
     """
+    parts = [part for part in PARTS if part in frame.rows.columns]
     names = [tuple(dict.fromkeys(part)) for part in zip(*(name.split("/") for name in frame.classes[JOINT]))]
-    if joint_names(names) != frame.classes[JOINT] or not set(PARTS) <= set(frame.rows.columns):
+    if len(names) != len(parts) or joint_names(names) != frame.classes[JOINT]:
         raise UserError(
-            f"the classes of '{JOINT}' are not the combinations of {', '.join(PARTS)}; merge them in the reader's "
-            "attributes, or leave out what works on one of the three"
+            f"the classes of '{JOINT}' are not the combinations of {', '.join(parts)}; merge them in the reader's "
+            "attributes, or leave out what works on one of them"
         )
     rows = frame.rows.drop(columns=[JOINT])
-    for part, classes in zip(PARTS, names):
+    for part, classes in zip(parts, names):
         position = {name: index for index, name in enumerate(classes)}
         rows[part] = np.array([position.get(cell, -1) for cell in rows[part]], dtype=np.int64)
-    first = ["path", "group", *PARTS]
+    first = ["path", "group", *parts]
     rows = rows[[*first, *(name for name in rows.columns if name not in first)]]
     others = {name: classes for name, classes in frame.classes.items() if name != JOINT}
-    return replace(frame, rows=rows, classes={**dict(zip(PARTS, names)), **others})
+    return replace(frame, rows=rows, classes={**dict(zip(parts, names)), **others})
 
 
 def on_parts(frame: LabelFrame, change: Callable[[LabelFrame], LabelFrame]) -> LabelFrame:
-    """`change` applied to mask, gender and age, whether they are attributes of the frame or joined in one."""
+    """`change` applied to mask, gender and age (those there are), whether attributes of the frame or joined in one."""
     return join_attributes(change(split_joint(frame))) if JOINT in frame.classes else change(frame)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_loader.joint import split_joint
 from data_loader.readers import ImageFolder, UTKFace
 from data_loader.split import make_split
 from tests.test_mask_faces import SHARED, refused
@@ -36,6 +37,10 @@ def test_utkface_labels_are_in_the_names(tmp_path: Path):
     assert list(rows.loc[list(NAMES), "race"]) == ["white", "asian", "other"]
     assert (frame.rows["group"] == frame.rows["path"]).all() and "no labels.csv" in "\n".join(frame.history)
     assert UTKFace(str(tmp_path), age_boundaries=[18]).classes["age"] == ("<18", ">=18")
+    joint = UTKFace(str(tmp_path), joint=True)
+    assert joint.classes == {"joint": tuple(f"{g}/{a}" for g in ("male", "female") for a in ("<30", "30-59", ">=60"))}
+    assert list(joint.rows.set_index("path").loc[list(NAMES), "joint"]) == [0, 4, 5]
+    assert split_joint(joint).rows[["gender", "age"]].equals(frame.rows[["gender", "age"]])
 
 
 def test_utkface_broken_names_are_skipped_and_counted(tmp_path: Path):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data_loader.age import AGE, BOUNDARIES, YEARS, age_index, age_names, check_boundaries
-from data_loader.joint import GENDER
+from data_loader.joint import GENDER, join_attributes
 from data_loader.label_frame import LabelFrame
 from data_loader.readers.image_folder import images_below
 from data_loader.readers.table import existing_root, few, need_columns, read_table, without_repeats
@@ -21,12 +21,15 @@ RACES = ("white", "black", "asian", "indian", "other")
 _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+\s*\.?jpe?g(\.chip\.jpg)?", re.IGNORECASE)
 
 
-def UTKFace(root: str, age_boundaries: list[int] = BOUNDARIES, group: str | None = "group") -> LabelFrame:
+def UTKFace(
+    root: str, age_boundaries: list[int] = BOUNDARIES, group: str | None = "group", joint: bool = False
+) -> LabelFrame:
     """Reads `age_gender_race_date.jpg` and `….jpg.chip.jpg` in `root` and its folders: attributes gender and age.
 
     age_boundaries: first ages of the second, third, … age class. group: the column of `root/labels.csv` (with a column
-    path) that says which images may not be split; null, or no such table: every image is its own group. Raw columns:
-    years and race. Names that are not of this form are skipped.
+    path) that says which images may not be split; null, or no such table: every image is its own group. joint: one
+    attribute `joint` (gender * number of age classes + age) in place of gender and age, which stay as columns of class
+    names. Raw columns: years and race. Names that are not of this form are skipped.
     Raises UserError if no name is, and for a table without these columns.
     """
     check_boundaries(age_boundaries, "dataset.args.age_boundaries")
@@ -50,7 +53,10 @@ def UTKFace(root: str, age_boundaries: list[int] = BOUNDARIES, group: str | None
     result = LabelFrame(rows, classes, folder, (f"UTKFace {folder}: {len(rows):,} images", *notes))
     for attribute in classes:
         result = result.note(result.describe(attribute))
-    return result
+    if not joint:
+        return result
+    result = join_attributes(result)
+    return result.note(result.describe("joint"))
 
 
 def _groups(folder: Path, paths: list[str], column: str | None) -> tuple[list[str], list[str]]:
