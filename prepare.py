@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prepare.py", description="Prepare data for training.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_crops, _add_males, _add_statistics, _add_corrections):
+    for add in (_add_demo, _add_crops, _add_males, _add_statistics, _add_corrections, _add_cache):
         add(commands)
     return parser
 
@@ -204,6 +204,26 @@ def run_corrections(args: argparse.Namespace) -> None:
     if any(verdict.refused for verdict in verdicts):
         raise UserError(text)
     print(text)
+
+
+def _add_cache(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "cache",
+        help="decode a config's images before its training",
+        description="Decode the images of a config to views.size and keep them where its training will look for them "
+        "(SAVE_DIR/.cache). What is there already is not decoded again.",
+    )
+    _add_config(parser)
+    parser.add_argument("--clear", action="store_true", help="instead remove all decoded images that no process uses")
+    parser.set_defaults(run=run_cache)
+
+
+def run_cache(args: argparse.Namespace) -> None:
+    config = _config(args)
+
+    from trainer.prepare_cache import clear_cache, fill_cache
+
+    print("\n".join(clear_cache(config) if args.clear else [fill_cache(config)]))
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -16,24 +17,23 @@ Batch = dict[str, dict[str, Any]]
 
 
 class BaseDataset(Dataset, ABC):
-    """Turns a batch's keys (stream, row, position) into {stream: {name: tensor}}.
+    """Turns a batch's keys {stream: (rows, positions)} into {stream: {name: tensor}}.
 
     A subclass writes `fetch`. Errors travel as data, because a worker process would wrap them into a traceback.
     """
 
     @abstractmethod
-    def fetch(self, stream: str, rows: list[int], positions: list[int]) -> dict[str, Any]:
-        """The batch of one stream: images uint8 [N, h, w, 3], `row` int64 [N] and whatever the trainer needs."""
+    def fetch(self, stream: str, rows: np.ndarray, positions: np.ndarray) -> dict[str, Any]:
+        """The batch of one stream: images uint8 [N, h, w, 3], `row` int64 [N] and whatever the trainer needs.
 
-    def __getitems__(self, keys: list[tuple[str, int, int]]) -> Batch | dict[str, str]:
-        batch: Batch = {}
+        rows, positions: int64 [N], in the label frame and in the stream.
+        """
+
+    def __getitems__(self, keys: dict[str, tuple[np.ndarray, np.ndarray]]) -> Batch | dict[str, str]:
         try:
-            for stream in dict.fromkeys(key[0] for key in keys):
-                chosen = [key for key in keys if key[0] == stream]
-                batch[stream] = self.fetch(stream, [key[1] for key in chosen], [key[2] for key in chosen])
+            return {stream: self.fetch(stream, *of_stream) for stream, of_stream in keys.items()}
         except UserError as error:
             return {"error": str(error)}
-        return batch
 
 
 def as_is(batch: Any) -> Any:

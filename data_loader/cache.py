@@ -1,11 +1,12 @@
-"""Decode once: images at the views' working size in one memory-mapped uint8 file."""
+"""Decode once: images at the views' working size, on disk and memory-mapped, in memory, or from their files."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -13,28 +14,19 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from data_loader.decode import DECODING, check_image, read_image
+from data_loader.pixel_store import KEY_BYTES, PixelStore, StoredImages
+from logger.progress import Progress
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.file_lock import locked
 
-VERSION = 1
+Tell = Callable[[str], None]
 
 
 class Images(Protocol):
     """Decoded images by row: `images[row]` is uint8 [h, w, 3] RGB."""
 
     def __getitem__(self, row: int, /) -> np.ndarray: ...
-
-
-def read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
-    """Decode as RGB and resize to (height, width) if given: uint8 [h, w, 3]. Raises UserError if it is no image."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        what = "cannot be decoded as an image" if path.is_file() else "no such file"
-        raise UserError(f"{path}: {what}")
-    if size is None or image.shape[:2] == size:
-        return image
-    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 class Decoder:
@@ -48,74 +40,147 @@ class Decoder:
 
 
 def open_images(
-    files: Sequence[Path],
-    size: tuple[int, int],
-    mode: str,
-    folder: Path,
-    tell: Callable[[str], None] = lambda _: None,
+    files: Sequence[Path], size: tuple[int, int], mode: str, folder: Path, tell: Tell = lambda _: None
 ) -> Images:
     """Images of `files` at `size`, decoded now or found in `folder`; every file is checked before training starts.
 
     mode: `off` (decode each time), `ram`, `disk`, or `auto` (`disk` where there is room for it, else `off`).
-    Raises UserError naming every file that is missing or cannot be decoded (the first five of them).
+    Raises UserError naming the files that are missing or cannot be decoded (the first five of them); with `off` files
+    are checked by `check_image`.
     """
-    needed = len(files) * size[0] * size[1] * 3
     if mode == "auto":
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        mode = "disk" if needed < free // 2 else "off"
-        if mode == "off":
-            tell(f"cache: off ({needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free)")
+        mode = _choose(files, size, folder, tell)
     if mode == "off":
-        _decode_all(files, size, None)
+        _for_all(lambda row: check_image(files[row], size), range(len(files)), "checking")
         return Decoder(files, size)
     if mode == "ram":
         images = np.empty((len(files), *size, 3), np.uint8)
-        _decode_all(files, size, images)
+
+        def decode(row: int) -> None:
+            images[row] = read_image(files[row], size)
+
+        _for_all(decode, range(len(files)), "decoding")
         return images
-    return _open_on_disk(files, size, folder, tell)
+    try:
+        return _open_on_disk(files, size, folder, tell)
+    except OSError as error:
+        raise UserError(
+            f"data_loader.cache: {folder}: {error.strerror or error}; set it to ram or off, "
+            "or trainer.save_dir to another disk"
+        ) from error
 
 
-def _open_on_disk(
-    files: Sequence[Path], size: tuple[int, int], folder: Path, tell: Callable[[str], None]
-) -> np.ndarray:
-    shape = (len(files), *size, 3)
-    path = folder / f"{_digest(files, size)}.npy"
-    if not path.exists():
-        tell(f"cache: decoding {len(files):,} images once to {size[0]}x{size[1]} ({np.prod(shape) / 2**20:.0f} MiB)")
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            # Several runs may build the same file at once: each writes its own and the last rename wins.
-            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            _decode_all(files, size, images)
-            images.flush()
-            del images
-    return np.load(path, mmap_mode="r")
+def _choose(files: Sequence[Path], size: tuple[int, int], folder: Path, tell: Tell) -> str:
+    """`disk` if what is not there yet takes less than half of the free space, else `off`."""
+    store, keys = _store(size, folder), _keys(files)
+    try:
+        needed = len(store.missing(keys)) * store.image_bytes
+        if needed:
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(store.lock, wait=False):
+                pass
+        free = shutil.disk_usage(folder).free if needed else 1
+    except OSError as error:
+        tell(f"cache: off, images are decoded for every batch ({folder}: {error.strerror or error})")
+        return "off"
+    if needed <= free // 2:
+        return "disk"
+    tell(
+        f"cache: off, images are decoded for every batch ({needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} free; "
+        "data_loader.cache=ram keeps them in memory)"
+    )
+    return "off"
 
 
-def _digest(files: Sequence[Path], size: tuple[int, int]) -> str:
-    digest = hashlib.sha256(f"{VERSION} {size} {cv2.__version__}".encode())
+def _store(size: tuple[int, int], folder: Path) -> PixelStore:
+    """One store for everything that decides about the pixels of a file."""
+    settings = hashlib.sha256(f"{DECODING} {cv2.__version__}".encode()).hexdigest()[:8]
+    return PixelStore(folder, f"{size[0]}x{size[1]}-{settings}", (*size, 3))
+
+
+def _keys(files: Sequence[Path]) -> list[bytes]:
+    """What identifies a file's content without reading it: path, size and time of change."""
+
+    @functools.cache
+    def real(parent: str) -> str:
+        return os.path.realpath(parent)
+
+    keys, problems = [], []
     for file in files:
         try:
             stat = os.stat(file)
         except OSError as error:
-            raise UserError(f"{file}: {error.strerror}") from error
-        digest.update(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:32]
+            problems.append(f"{file}: {(error.strerror or 'cannot be read').lower().removesuffix(' or directory')}")
+            continue
+        name = os.path.join(real(os.path.dirname(file)), os.path.basename(file))
+        text = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        keys.append(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=KEY_BYTES).digest())
+    _raise(problems)
+    return keys
 
 
-def _decode_all(files: Sequence[Path], size: tuple[int, int], out: np.ndarray | None) -> None:
-    def decode(row: int) -> str | None:
+def _open_on_disk(files: Sequence[Path], size: tuple[int, int], folder: Path, tell: Tell) -> StoredImages:
+    folder.mkdir(parents=True, exist_ok=True)
+    store, keys = _store(size, folder), _keys(files)
+    try:
+        return store.open(keys)
+    except KeyError:
+        pass
+    with locked(store.lock, wait=False) as got:
+        if got:
+            return _complete(store, keys, files, size, tell)
+    tell("cache: waiting for another process that decodes images of this size")
+    with locked(store.lock):
+        return _complete(store, keys, files, size, tell)
+
+
+def _complete(
+    store: PixelStore, keys: list[bytes], files: Sequence[Path], size: tuple[int, int], tell: Tell
+) -> StoredImages:
+    missing = store.missing(keys)
+    if missing:
+        room = len(missing) * store.image_bytes / 2**20
+        tell(f"cache: decoding {len(missing):,} of {len(keys):,} images once to {size[0]}x{size[1]} ({room:.0f} MiB)")
+        problems: list[str] = []
+
+        def write(put: Callable[[int, np.ndarray], None], numbers: Iterable[int]) -> set[int]:
+            found = _problems(
+                lambda n: put(n, read_image(files[missing[n]], size)), list(numbers), "decoding", len(missing)
+            )
+            problems.extend(found.values())
+            return set(found)
+
+        store.add([keys[row] for row in missing], write)
+        _raise(problems)
+    return store.open(keys)
+
+
+def _for_all(work: Callable[[int], None], rows: Sequence[int], name: str) -> None:
+    _raise(list(_problems(work, rows, name, len(rows)).values()))
+
+
+def _problems(work: Callable[[int], None], rows: Sequence[int], name: str, total: int) -> dict[int, str]:
+    """work(row) for all rows, in threads (OpenCV and reading files let others run); the UserErrors met, by row."""
+
+    def attempt(row: int) -> str | None:
         try:
-            image = read_image(files[row], size)
+            work(row)
         except UserError as error:
             return str(error)
-        if out is not None:
-            out[row] = image
         return None
 
-    with ThreadPoolExecutor(max_workers=max(1, min(16, os.cpu_count() or 1))) as pool:
-        problems = [problem for problem in pool.map(decode, range(len(files))) if problem]
+    threads = max(1, min(16, os.cpu_count() or 1))
+    found: dict[int, str] = {}
+    first = rows[0] if len(rows) else 0
+    with ThreadPoolExecutor(threads) as pool, Progress(total, first, name, 1) as progress:
+        for row, problem in zip(rows, pool.map(attempt, rows)):
+            if problem:
+                found[row] = problem
+            progress.update()
+    return found
+
+
+def _raise(problems: list[str]) -> None:
     if problems:
         more = f"\n… and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError("\n".join(problems[:5]) + more)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,11 @@ class FaceDataset(BaseDataset):
     ):
         self.images, self.labels, self.views, self.seed = images, labels, views, seed
 
-    def fetch(self, stream: str, rows: Sequence[int], positions: Sequence[int]) -> dict[str, Any]:
-        batch: dict[str, Any] = {"row": torch.tensor(rows, dtype=torch.int64)}
+    def fetch(self, stream: str, rows: np.ndarray, positions: np.ndarray) -> dict[str, Any]:
+        batch: dict[str, Any] = {"row": torch.from_numpy(rows.astype(np.int64))}
         sources = [self.images[row] for row in rows]
         for number, (name, view) in enumerate(self.views[stream].items()):
-            seeds = sample_seeds(self.seed, _STREAM_NUMBER[stream], number, positions=np.asarray(positions))
+            seeds = sample_seeds(self.seed, _STREAM_NUMBER[stream], number, positions=positions)
             out = np.empty((len(rows), view.height, view.width, 3), np.uint8)
             for i, (source, seed) in enumerate(zip(sources, seeds)):
                 out[i] = view(source, int(seed))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from base.base_dataset import BaseDataset, Batch, as_is, checked, start_worker
-from data_loader.cache import Images
+from data_loader.cache import Decoder, Images
 from data_loader.dataset import FaceDataset
 from data_loader.prepare_labels import Labels
 from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
@@ -113,7 +113,7 @@ class FaceData:
         """Any rows in order, stream `eval`."""
         sampler = EvaluationSampler(rows, _EVALUATION_BATCH, self.world.rank, self.world.size)
         # Without a pipeline a row is a copy out of the cache: starting workers would cost more.
-        plain = self.dataset.views["eval"]["image"].pipeline is None and isinstance(self.dataset.images, np.ndarray)
+        plain = self.dataset.views["eval"]["image"].pipeline is None and not isinstance(self.dataset.images, Decoder)
         for batch in self._loader(sampler, 0 if plain else self.workers()):
             yield checked(batch)
 

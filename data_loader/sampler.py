@@ -9,7 +9,8 @@ from torch.utils.data import Sampler
 
 from utils.random_state import make_rng
 
-Key = tuple[str, int, int]  # stream, row of the label frame, position in the stream
+# Of one batch, by stream: rows of the label frame and their positions in the stream, both int64 [n].
+Keys = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Stream:
@@ -66,6 +67,9 @@ class SquareRootStream(WeightedStream):
 class BalancedStream(Stream):
     """Every class once in each block of C positions; within a class, one permutation after the other."""
 
+    # Orders are drawn for so many blocks at a time: a generator for each would cost more than a training sample.
+    chunk = 1024
+
     def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int):
         super().__init__(rows, seed, stream)
         self.classes = [
@@ -76,8 +80,19 @@ class BalancedStream(Stream):
         c = len(self.classes)
         first, last = start // c, -(-(start + count) // c)
         per_class = np.stack([stream.take(first, last - first) for stream in self.classes], axis=1)
-        blocks = [row[make_rng(*self.key, block).permutation(c)] for block, row in enumerate(per_class, start=first)]
-        return np.concatenate(blocks)[start - first * c :][:count]
+        blocks = np.take_along_axis(per_class, self._orders(first, last), axis=1)
+        return blocks.reshape(-1)[start - first * c :][:count]
+
+    def _orders(self, first: int, last: int) -> np.ndarray:
+        """A permutation of the classes for each of the blocks first … last - 1, int64 [last - first, C]."""
+        found = []
+        for chunk in range(first // self.chunk, -(-last // self.chunk)):
+            if chunk != self._pass:
+                unshuffled = np.tile(np.arange(len(self.classes)), (self.chunk, 1))
+                self._order, self._pass = make_rng(*self.key, chunk).permuted(unshuffled, axis=1), chunk
+            begin = chunk * self.chunk
+            found.append(self._order[max(first - begin, 0) : last - begin])
+        return np.concatenate(found)
 
 
 def make_stream(kind: str, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int) -> Stream:
@@ -91,7 +106,7 @@ def make_stream(kind: str, rows: np.ndarray, classes: np.ndarray, seed: int, str
     return kinds[kind](rows, classes, seed, stream)
 
 
-class StepSampler(Sampler[list[Key]]):
+class StepSampler(Sampler[Keys]):
     """The keys of one batch after the other, for batches start … stop - 1 of the run.
 
     streams: name -> (stream, rows a batch over all processes); a process takes every `world_size`-th of them.
@@ -113,28 +128,28 @@ class StepSampler(Sampler[list[Key]]):
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[Keys]:
         for batch in range(self.start, self.stop):
-            keys: list[Key] = []
+            keys: Keys = {}
             for name, (stream, size) in self.streams.items():
-                if batch < self.first.get(name, 0):
-                    continue
-                rows = stream.take(batch * size, size)
-                positions = range(batch * size, (batch + 1) * size)
-                keys += [(name, int(r), p) for r, p in zip(rows, positions)][self.rank :: self.world_size]
+                if batch >= self.first.get(name, 0):
+                    rows, positions = stream.take(batch * size, size), np.arange(batch * size, (batch + 1) * size)
+                    keys[name] = rows[self.rank :: self.world_size], positions[self.rank :: self.world_size]
             yield keys
 
 
-class EvaluationSampler(Sampler[list[Key]]):
+class EvaluationSampler(Sampler[Keys]):
     """Rows in order, in batches; a process takes every `world_size`-th row."""
 
     def __init__(self, rows: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1):
-        self.keys = [("eval", int(row), i) for i, row in enumerate(rows)][rank::world_size]
+        rows = np.asarray(rows, dtype=np.int64)
+        self.rows, self.positions = (a[rank::world_size] for a in (rows, np.arange(len(rows))))
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.keys) // self.batch_size)
+        return -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(0, len(self.keys), self.batch_size):
-            yield self.keys[start : start + self.batch_size]
+    def __iter__(self) -> Iterator[Keys]:
+        for start in range(0, len(self.rows), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield {"eval": (self.rows[part], self.positions[part])}

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_loader.cache import read_image
+from data_loader.decode import read_image
 from utils.errors import UserError
 from utils.files import atomic_write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import cv2
@@ -49,12 +50,16 @@ def test_resumed_sampler_starts_at_its_batch_and_ranks_share_it():
     def streams():
         return {"labeled": (Stream(np.arange(9), 0, 1), 4), "unlabeled": (Stream(np.arange(30), 0, 2), 12)}
 
-    whole = list(StepSampler(streams(), 0, 8, {"unlabeled": 2}))
-    assert list(StepSampler(streams(), 5, 8, {"unlabeled": 2})) == whole[5:]
-    assert {key[0] for key in whole[1]} == {"labeled"} and len(whole[2]) == 16
-    halves = [list(StepSampler(streams(), 0, 8, {"unlabeled": 2}, rank, 2)) for rank in (0, 1)]
-    for batch, first, second in zip(whole, *halves):
-        assert sorted(first + second) == sorted(batch) and abs(len(first) - len(second)) == 0
+    def drawn(start: int, rank: int = 0, world: int = 1) -> list[dict[str, list[tuple[int, int]]]]:
+        sampler = StepSampler(streams(), start, 8, {"unlabeled": 2}, rank, world)
+        return [{name: list(zip(*map(list, keys))) for name, keys in batch.items()} for batch in sampler]
+
+    whole = drawn(0)
+    assert drawn(5) == whole[5:]
+    assert [sum(map(len, batch.values())) for batch in whole[:3]] == [4, 4, 16]
+    for batch, first, second in zip(whole, drawn(0, 0, 2), drawn(0, 1, 2)):
+        for name in batch:
+            assert sorted(first[name] + second[name]) == sorted(batch[name]) and len(first[name]) == len(second[name])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -67,7 +72,34 @@ def test_a_view_is_a_function_of_image_and_seed(preset: str):
     different = len({r.tobytes() for r in results})
     assert different == 1 if preset == "none" else different > (1 if preset == "flip" else 6)
     assert all(r.shape == (48, 48, 3) and r.dtype == np.uint8 for r in results)
+    assert np.array_equal(pickle.loads(pickle.dumps(other))(source, 3), results[3])
     assert np.array_equal(source, image())
+
+
+def test_transforms_of_a_view_draw_independently_of_one_another():
+    """albumentations' own seeding gives every transform the same draws: all p = 0.5 or none."""
+    view, source = (
+        View(
+            [
+                "HorizontalFlip",
+                "VerticalFlip",
+                {"type": "SomeOf", "args": {"transforms": ["InvertImg"], "n": 1, "p": 1.0}},
+            ],
+            (48, 48),
+        ),
+        image(),
+    )
+    seen = np.zeros((2, 2, 2))
+    for seed in range(400):
+        made = view(source, seed)
+        versions = [(h, v, i) for h in (0, 1) for v in (0, 1) for i in (0, 1)]
+        seen[next(x for x in versions if np.array_equal(made, variant(source, *x)))] += 1
+    assert seen.min() > 25, "independent would be 50 of each"
+
+
+def variant(source: np.ndarray, horizontal: int, vertical: int, inverted: int) -> np.ndarray:
+    flipped = source[:: -1 if vertical else 1, :: -1 if horizontal else 1]
+    return 255 - flipped if inverted else flipped
 
 
 def test_cutout_is_relative_to_the_image_size():

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from data_loader.age import age_names, boundaries_of
-from data_loader.cache import read_image
+from data_loader.decode import read_image
 from data_loader.joint import joint_label, joint_parts, split_joint
 from data_loader.label_frame import LabelFrame
 from data_loader.readers import MaskFaces
