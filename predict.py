@@ -30,6 +30,12 @@ def parse_arguments() -> argparse.Namespace:
         help="average with a further view, may be given several times: hflip, crop, shift_left, shift_right, shift_up, "
         "shift_down",
     )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="a calibration.json that test.py --fit wrote for these checkpoints",
+    )
     parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE_OR_FOLDER", help="pictures, or folders of them")
     arguments = parser.parse_args()
@@ -50,7 +56,7 @@ def main() -> None:
         from utils.device import choose_device
         from utils.files import atomic_write
 
-        ensemble = Ensemble(arguments.resume, tta=arguments.tta)
+        ensemble = Ensemble(arguments.resume, tta=arguments.tta, calibration=arguments.calibration)
         files = find_images(arguments.images)
         table = predict_files(ensemble, files, choose_device(arguments.device))
         atomic_write(arguments.out, table.to_csv(index=False))

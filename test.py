@@ -57,6 +57,19 @@ def parse_arguments() -> argparse.Namespace:
         help="count mistakes of age at most so many years from a class boundary (default: 2)",
     )
     parser.add_argument(
+        "--fit",
+        nargs="+",
+        default=[],
+        metavar="WHAT",
+        help="fit temperature, thresholds or both on valid and write calibration.json into the report's folder",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="apply a calibration.json that --fit wrote for these checkpoints",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the report's folder (default: report/ in the run's folder)"
     )
     parser.add_argument(
@@ -78,14 +91,17 @@ def main() -> None:
         from utils.device import choose_device
         from utils.errors import UserError
 
-        ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta)
+        ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta, arguments.calibration)
         given = (ensemble, choose_device(arguments.device), arguments.config, arguments.set)
         if arguments.submission is not None:
-            if arguments.near_years is not None:
-                raise UserError("--near-years: a submission is not scored; leave it out")
+            for option, given_here in (("--near-years", arguments.near_years is not None), ("--fit", arguments.fit)):
+                if given_here:
+                    raise UserError(f"{option}: a submission is not scored; leave it out")
             submit(*given, arguments.submission)
             return
-        metrics, out, notes = test_checkpoints(*given, arguments.split, arguments.out, arguments.near_years)
+        metrics, out, notes = test_checkpoints(
+            *given, arguments.split, arguments.out, arguments.near_years, arguments.fit
+        )
         for note in notes:
             print(f"note: {note}")
         print(format_table(metrics))

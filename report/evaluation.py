@@ -23,7 +23,8 @@ MOST_JOINT_CLASSES = 36
 class HeadPrediction:
     """What one head says about N images.
 
-    classes: C names in order; labels: int64 [N], -1 = not labeled; probs: float64 [N, C], rows sum to 1.
+    classes: C names in order; labels: int64 [N], -1 = not labeled; probs: float64 [N, C], rows sum to 1; decided: int64
+    [N], the predicted classes where they are not simply the most probable ones.
     Raises ValueError on shapes or values that do not fit, UserError if the model's output is not finite.
     """
 
@@ -31,6 +32,7 @@ class HeadPrediction:
     classes: tuple[str, ...]
     labels: np.ndarray
     probs: np.ndarray
+    decided: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.probs.shape != (len(self.labels), len(self.classes)):
@@ -51,13 +53,13 @@ class HeadPrediction:
 
     @property
     def predictions(self) -> np.ndarray:
-        """The most probable class of each image, int64 [N]."""
-        return self.probs.argmax(axis=1)
+        """The most probable class of each image, or what was decided, int64 [N]."""
+        return self.probs.argmax(axis=1) if self.decided is None else self.decided
 
     @property
     def confidence(self) -> np.ndarray:
         """The probability of the predicted class, float64 [N]."""
-        return self.probs.max(axis=1)
+        return np.take_along_axis(self.probs, self.predictions[:, None], axis=1)[:, 0]
 
     @property
     def labeled(self) -> np.ndarray:
@@ -168,14 +170,17 @@ def joint_head(heads: Sequence[HeadPrediction]) -> HeadPrediction | None:
         return None
     labels = np.zeros(len(labeled), dtype=np.int64)
     probs = np.ones((len(labeled), 1))
+    decided = np.zeros(len(labeled), dtype=np.int64)
     classes = [""]
     for head, size in zip(heads, sizes):
         labels = labels * size + head.labels
+        decided = decided * size + head.predictions
         probs = (probs[:, :, None] * head.probs[:, None, :]).reshape(len(labels), -1)
         classes = [f"{before}/{name}" if before else name for before in classes for name in head.classes]
     if len(set(classes)) < len(classes):
         return None
-    return HeadPrediction(JOINT, tuple(classes), np.where(labeled, labels, -1), probs)
+    own = None if all(head.decided is None for head in heads) else decided
+    return HeadPrediction(JOINT, tuple(classes), np.where(labeled, labels, -1), probs, own)
 
 
 def _bootstrap(cells: np.ndarray, codes: np.ndarray, count: int, rounds: int, seed: int) -> dict[str, Any]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import east_asian_width
 
 from report.errors import describe_errors
 
 COLUMNS = ("precision", "recall", "f1")
+_CALIBRATED = {"macro_f1": "macro F1", "ece": "calibration error", "nll": "log loss"}
 
 
 def format_table(metrics: dict[str, Any]) -> str:
-    """Text for the terminal from the content of `metrics.json`: tables and scores of heads, kinds of mistakes."""
+    """Text for the terminal from the content of `metrics.json`: heads, kinds of mistakes, calibration, warnings."""
     blocks = [_head_block(name, head) for name, head in metrics["heads"].items()]
     if metrics.get("joint"):
         blocks.append(_head_block("joint", metrics["joint"]))
     errors = describe_errors(metrics["errors"]) if "errors" in metrics else []
     blocks.append("\n".join(["mistakes", *(f"  {line}" for line in errors)]) if errors else "")
+    fitted = [f"  {line}" for line in describe_calibration(metrics.get("calibration"))]
+    fitted += align(calibration_rows(metrics.get("calibration")))
+    blocks.append("\n".join(["calibration", *fitted]) if fitted else "")
     blocks.append("\n".join(f"! {warning}" for warning in metrics.get("warnings", [])))
     return "\n\n".join(block for block in blocks if block)
 
@@ -51,8 +55,43 @@ def _head_block(name: str, head: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def calibration_rows(calibration: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """The table of a fit (`calibration` in metrics.json): header, then rows per head; empty without a fit."""
+    if not calibration or "scores" not in calibration:
+        return []
+    rows: list[tuple[str, ...]] = [("", "before", "fitted", "cross-fitted")]
+    for name, kinds in calibration["scores"].items():
+        for key, title in _CALIBRATED.items():
+            values = (kinds[kind][key] if kinds[kind] else None for kind in ("before", "fitted", "cross_fitted"))
+            rows.append((f"{name}: {title}", *map(score, values)))
+    return rows
+
+
+def describe_calibration(calibration: Mapping[str, Any] | None) -> list[str]:
+    """What was fitted, and how to read it; none without a calibration."""
+    if not calibration:
+        return []
+    lines = [
+        f"{'fitted' if 'scores' in calibration else 'applied'}: {' and '.join(calibration['methods'])}, in "
+        f"{calibration['file']}"
+    ]
+    for name, fitted in calibration["heads"].items():
+        parts = [f"temperature {fitted['temperature']:.3g}"] if "temperature" in calibration["methods"] else []
+        if fitted["offsets"]:
+            parts.append("offsets " + ", ".join(f"{c} {o:+.2f}" for c, o in zip(fitted["classes"], fitted["offsets"])))
+        lines.append(f"{name}: {'; '.join(parts)}")
+    if "scores" in calibration:
+        lines.append(
+            "The other scores here are those before. 'fitted' is scored on the images that it was fitted on, which "
+            "flatters it; 'cross-fitted' is fitted on one half of the groups and scored on the other, both ways."
+        )
+    return lines
+
+
 def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """First column to the left, the others to the right, two blanks between."""
+    if not rows:
+        return []
     widths = [max(_width(cell) for cell in column) for column in zip(*rows)]
     lines = []
     for first, *rest in rows:

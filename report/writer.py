@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from report import plots
 from report.errors import Ages, describe_errors, error_taxonomy
-from report.evaluation import HeadPrediction, evaluate_head, joint_head, reliability
+from report.evaluation import HeadPrediction, evaluate_head, expected_calibration_error, joint_head, reliability
 from report.page.gallery import error_cells, unsure_right
 from report.page.page import Page, Section, render
 from utils.errors import UserError
@@ -33,12 +34,15 @@ def write_report(
     notes: Sequence[str] = (),
     metrics_csv: Path | None = None,
     ages: Ages | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    cross_fitted: Sequence[HeadPrediction] = (),
 ) -> dict[str, Any]:
     """Write all files into out_dir (made if needed) and return the content of metrics.json.
 
     rows: N rows in the order of the predictions, columns path (relative to root), group, split. metrics_csv: the
     run's table of epochs; without it, or if it is not there, the page has no training curves. ages: in years, where
-    they are known. A head without labels is not scored but its predictions are kept.
+    they are known. calibration: what was fitted or applied; cross_fitted: heads for a second reliability diagram. A
+    head without labels is not scored but its predictions are kept.
     Raises UserError if no head has a labeled image.
     """
     if any(len(head.labels) != len(rows) for head in heads):
@@ -58,6 +62,7 @@ def write_report(
         "heads": {head.name: results[head.name] for head in scored},
         "joint": results["joint"] if joint else None,
         "errors": error_taxonomy(scored, groups, ages),
+        "calibration": calibration,
         "warnings": [
             f"head '{head.name}' has no labeled image in split '{split}': it is not scored"
             for head in heads
@@ -70,7 +75,9 @@ def write_report(
     table = prediction_table(rows, heads).to_csv(index=False, lineterminator="\n")
     atomic_write(out_dir / "predictions.csv", table.encode("utf-8", "surrogateescape"))
     slugs = _slugs([head.name for head in shown])
+    redone = {head.name: head for head in cross_fitted}
     sections = [_section(out_dir, head, results[head.name], slugs[head.name], rows["path"], root) for head in scored]
+    sections = [replace(s, cross_fitted=_cross_fitted(out_dir, redone.get(s.name), s.slug)) for s in sections]
     if joint:
         sections.append(_section(out_dir, joint, results["joint"], slugs["joint"]))
     curves: dict[str, bytes] = {}
@@ -115,6 +122,16 @@ def _section(
         return Section(head.name, slug, result, diagram)
     cells, more = error_cells(head, paths, Path(root))
     return Section(head.name, slug, result, diagram, cells, more, unsure_right(head, paths, Path(root)))
+
+
+def _cross_fitted(out_dir: Path, head: HeadPrediction | None, slug: str) -> bytes:
+    """The reliability diagram of a head after its calibration, also on disk."""
+    if head is None:
+        return b""
+    bins = reliability(head)
+    png = plots.reliability_png(bins, f"{head.name}, cross-fitted: {expected_calibration_error(bins):.3f}")
+    atomic_write(out_dir / f"reliability_{slug}_cross_fitted.png", png)
+    return png
 
 
 def _curves(out_dir: Path, metrics_csv: Path | None, classes: Sequence[str]) -> dict[str, bytes]:

@@ -103,6 +103,14 @@ def in_process(monkeypatch, capsys) -> Callable[..., SimpleNamespace]:
     return call
 
 
+@pytest.fixture(scope="session")
+def face_models(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints `mask`, `mask2`, `gender`, `age` of one split, `other` (gender) of another; the folder `faces`."""
+    from tests.face_runs import train_all
+
+    return train_all(tmp_path_factory.mktemp("face_models"))
+
+
 @pytest.fixture
 def tiny_faces(tmp_path: Path) -> Path:
     """96 pictures of 32 x 32 pixels whose hue says the class (red 3 : blue 1), with labels.csv (path, group, hue)."""

@@ -19,14 +19,17 @@ from data_loader.prepare_labels import Labels, prepare_labels, read_labels
 from report.evaluation import HeadPrediction
 from report.writer import write_report
 from trainer.build import build_model, open_run_images
+from trainer.calibrate import SEEN, check_fit, fit_and_save, said_of
 from trainer.ensemble import Ensemble
 from trainer.scored_rows import common_rows, known_ages
 from trainer.test_time_views import TestTimeView
 from utils.checkpoint import load_checkpoint
-from utils.config import Config, apply_overrides, config_from_dict
+from utils.config import Config, apply_overrides, config_from_dict, differences
 from utils.errors import UserError
 from utils.memory import keep_freed_memory
 from utils.run_folder import checkpoint_in
+
+ANSWERING = ("arch.", "views.", "trainer.evaluation_prior")  # what an override changes the model's answers with
 
 
 @dataclass
@@ -44,15 +47,27 @@ class Loaded:
 
 
 def load_for_evaluation(
-    path: Path, device: torch.device, config_file: Path | None = None, overrides: list[str] | None = None
+    path: Path,
+    device: torch.device,
+    config_file: Path | None = None,
+    overrides: list[str] | None = None,
+    calibrated: bool = False,
 ) -> Loaded:
-    """The averaged weights where the run kept them. Raises UserError for a file that is no checkpoint."""
+    """The averaged weights where the run kept them.
+
+    Raises UserError for a file that is no checkpoint and, if it is `calibrated`, for overrides that change its answers.
+    """
     if device.type == "cpu":
         keep_freed_memory()
     path = checkpoint_in(path)
     state = load_checkpoint(path)
-    config = config_from_dict(json.loads(state["config"]), str(path))
-    config = apply_overrides(config, overrides or [], config_file)
+    stored = config_from_dict(json.loads(state["config"]), str(path))
+    config = apply_overrides(stored, overrides or [], config_file)
+    changed = [line for line in differences(stored, config) if line.startswith(ANSWERING)]
+    if calibrated and changed:
+        raise UserError(
+            f"{path}: a calibration holds for the model as it was trained; not with {', '.join(changed)} (-s or -c)"
+        )
     classes = {head: tuple(names) for head, names in state["classes"].items()}
     model = build_model(config, {head: len(names) for head, names in classes.items()}, load_weights=False)
     model.load_state_dict(state["ema"]["model"] if state["ema"] else state["model"])
@@ -109,11 +124,17 @@ def test_checkpoints(
     split: str,
     out: Path | None,
     near_years: int | None = None,
+    fit: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Path, list[str]]:
-    """Score checkpoints on a split and write the report; returns metrics, the report's folder and notes."""
+    """Score checkpoints on a split and write the report; returns metrics, the report's folder and notes.
+
+    fit: what to fit for later use (`temperature`, `thresholds`); the scores are those without it.
+    """
+    check_fit(fit, ensemble, split)
+    fixed = bool(fit) or ensemble.fitted is not None
     models = [
         (loaded, labels_for_scoring(loaded))
-        for loaded in (load_for_evaluation(path, device, config_file, overrides) for path in ensemble.paths)
+        for loaded in (load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths)
     ]
     for loaded, labels in models:
         _check_classes(loaded, labels)
@@ -126,10 +147,20 @@ def test_checkpoints(
     first, labels = models[0]
     table = labels.frame.rows.iloc[rows[0]][["path", "group"]].assign(split=labels.split.iloc[rows[0]], labeled=True)
     out = out or first.run_dir / "report"
+    heads = ensemble.answer(predictions)
+    calibration: dict[str, Any] | None = None
+    cross_fitted: list[HeadPrediction] = []
+    if fit:
+        groups = table["group"].tolist()
+        calibration, cross_fitted, said = fit_and_save(ensemble, heads, groups, fit, split, out / "calibration.json")
+        notes += said
+    elif ensemble.fitted is not None and ensemble.calibration is not None:
+        calibration = said_of(ensemble.fitted, ensemble.calibration)
+        notes += [SEEN.format(file=ensemble.calibration)] if split in ("valid", "all") else []
     metrics = write_report(
         out,
         table.reset_index(drop=True),
-        ensemble.answer(predictions),
+        heads,
         split=split,
         checkpoints=[str(path) for path in ensemble.paths],
         root=labels.frame.root,
@@ -138,6 +169,8 @@ def test_checkpoints(
         notes=notes,
         metrics_csv=first.run_dir / "metrics.csv" if len(models) == 1 else None,
         ages=ages,
+        calibration=calibration,
+        cross_fitted=cross_fitted,
     )
     return metrics, out, notes
 

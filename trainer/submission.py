@@ -29,7 +29,8 @@ def submit(
 
     The images are those beside the training data of the first checkpoint's config (`-s dataset.args.root=…` to move).
     """
-    checkpoints = [load_for_evaluation(path, device, config_file, overrides) for path in ensemble.paths]
+    fixed = ensemble.fitted is not None
+    checkpoints = [load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths]
     root = checkpoints[0].config.dataset.args.get("root")
     if not isinstance(root, str):
         raise UserError(f"{ensemble.paths[0]}: its config has no dataset.args.root to find info.csv by")

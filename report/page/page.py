@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from report.page.gallery import Cell, Picture
-from report.table import percent, score
+from report.table import calibration_rows, describe_calibration, percent, score
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Section:
     cells: Sequence[Cell] = ()
     more_cells: int = 0
     unsure: Sequence[Picture] = ()
+    cross_fitted: bytes = b""
 
     @property
     def classes(self) -> list[str]:
@@ -59,6 +60,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(score=score, percent=percent, png=_png_uri)
+    environment.globals.update(calibration_rows=calibration_rows, describe_calibration=describe_calibration)
     return environment.get_template("index.html.j2").render(page=page)
 
 
