@@ -169,7 +169,7 @@ def run_statistics(args: argparse.Namespace) -> None:
     from data_loader.statistics import pixel_statistics
 
     labels = prepare_labels(config)
-    files = [labels.frame.root / path for path in labels.frame.rows["path"][labels.split == "train"]]
+    files = [labels.frame.file(path) for path in labels.frame.rows["path"][labels.split == "train"]]
     size, folder = None if args.full_size else config.views.shape, Path(config.trainer.save_dir) / ".cache"
     found = pixel_statistics(files, size, folder, _workers(args), _progress("reading"))
     how = "as they are" if size is None else f"resized to {size[0]} x {size[1]}"

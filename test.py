@@ -25,7 +25,7 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a config key, e.g. -s dataset.args.root=DIR",
+        help="override a config key, e.g. -s dataset.args.root=DIR (of several: dataset.0.args.root)",
     )
     parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
     parser.add_argument(

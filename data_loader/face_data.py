@@ -74,7 +74,8 @@ class FaceData:
                 raise UserError("no training image has a label; look at split and labels.labeled")
             joint = np.stack([targets[head][labeled] for head in targets])
             _, joint_class = np.unique(joint, axis=1, return_inverse=True)
-            sampler = make_stream(loader.sampler, labeled, joint_class.reshape(-1), self.config.seed, 1)
+            data_sets = self.labels.frame.data_sets[labeled]
+            sampler = make_stream(loader.sampler, labeled, joint_class.reshape(-1), self.config.seed, 1, data_sets)
             streams["labeled"] = (sampler, batch)
         if "unlabeled" in names:
             streams["unlabeled"] = (Stream(train, self.config.seed, 2), batch * loader.unlabeled_ratio)
@@ -128,7 +129,8 @@ class FaceData:
         return max(1, min(8, cores // self.world.size - 1))
 
     def paths(self, rows: Iterable[int]) -> list[str]:
-        return [str(self.labels.frame.root / self.labels.frame.rows["path"].iloc[row]) for row in rows]
+        frame = self.labels.frame
+        return [str(frame.file(frame.rows["path"].iloc[row])) for row in rows]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that no later command scores a training image as validation."""

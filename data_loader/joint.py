@@ -60,7 +60,8 @@ def split_joint(frame: LabelFrame) -> LabelFrame:
     """
     parts = [part for part in PARTS if part in frame.rows.columns]
     names = [tuple(dict.fromkeys(part)) for part in zip(*(name.split("/") for name in frame.classes[JOINT]))]
-    if len(names) != len(parts) or joint_names(names) != frame.classes[JOINT]:
+    apart = set(PARTS) & set(frame.classes)  # of another data set
+    if apart or len(names) != len(parts) or joint_names(names) != frame.classes[JOINT]:
         raise UserError(
             f"the classes of '{JOINT}' are not the combinations of {', '.join(parts)}; merge them in the reader's "
             "attributes, or leave out what works on one of them"

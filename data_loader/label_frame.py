@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from data_loader.row_filter import evaluate
+from data_loader.row_filter import columns_of, evaluate
 from utils.errors import UserError, did_you_mean
 
 IGNORE = "ignore"  # the name in labels.merge whose rows are dropped
 HIDDEN = "hidden/"  # prefix of the columns that keep labels which training must not see
+DATA_SET = "dataset"  # the column that says, where there are several data sets, which one a row is from
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class LabelFrame:
 
     rows: RangeIndex; `path` (str, unique, relative to `root`, '/' separated), `group` (str: who may not be split), one
         int64 column per attribute (index into its class names, -1 = not labeled), then the reader's raw columns.
-    classes: ordered class names per attribute. history: what each step did, with counts, for the log.
+    classes: ordered class names per attribute. history: what each step did, with counts, for the log. roots: of several
+        data sets by name; paths and groups then begin with `NAME/`, and the column `dataset` holds it.
     Raises ValueError if the table breaks these rules.
     """
 
@@ -31,6 +33,7 @@ class LabelFrame:
     classes: dict[str, tuple[str, ...]]
     root: Path
     history: tuple[str, ...] = ()
+    roots: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = list(self.rows.columns)
@@ -64,6 +67,36 @@ class LabelFrame:
     def labeled(self) -> pd.Series:
         """[N] bool: the row has a label for at least one attribute."""
         return (self.rows[list(self.classes)] >= 0).any(axis=1)
+
+    def file(self, path: str) -> Path:
+        """Where the image `path` is."""
+        if not self.roots:
+            return self.root / path
+        name, _, inner = path.partition("/")
+        return self.roots[name] / inner
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Where the images of each data set are; one without a name is ''."""
+        return {name: root.resolve() for name, root in (self.roots or {"": self.root}).items()}
+
+    def knows(self, columns: Iterable[str], part: np.ndarray) -> bool:
+        """Whether the rows `part` of a data set have values in all these columns."""
+        cells = self.rows.iloc[part]
+        return all((cells[c] >= 0).any() if c in self.classes else cells[c].notna().any() for c in columns)
+
+    @property
+    def data_sets(self) -> np.ndarray:
+        """[N] int64: number of the data set that a row is from, in the order of `roots`; 0 where there is one."""
+        if not self.roots:
+            return np.zeros(len(self), dtype=np.int64)
+        numbers = {name: number for number, name in enumerate(self.roots)}
+        return self.rows[DATA_SET].map(numbers).to_numpy(np.int64)
+
+    def parts(self) -> list[np.ndarray]:
+        """The row numbers of each data set that has rows, int64."""
+        numbers = self.data_sets
+        return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
 
     def with_rows(self, rows: pd.DataFrame) -> LabelFrame:
         """The same frame with other rows (renumbered)."""
@@ -138,11 +171,19 @@ def _merge_one(frame: LabelFrame, attribute: str, target: Mapping[str, Sequence[
 def filter_rows(frame: LabelFrame, filters: Sequence[str]) -> LabelFrame:
     """Keep the rows for which every filter holds: pandas expressions such as `age >= 20 and forehead != 'covered'`.
 
-    Attributes compare with class names (or indices); an unlabeled row is -1, so `!=` keeps it. Raises UserError for an
-    unknown column or class, an expression that cannot be evaluated, and a filter that keeps no row.
+    Attributes compare with class names (or indices); an unlabeled row is -1, so `!=` keeps it. Of several data sets,
+    those that lack one of its columns keep all their rows. Raises UserError for an unknown column or class, an
+    expression that cannot be evaluated, and a filter that keeps no row.
     """
     for number, text in enumerate(filters):
-        keep = evaluate(text, frame.rows, frame.classes, f"labels.filters[{number}]")
+        keep = np.ones(len(frame), dtype=bool)
+        used = columns_of(text, frame.rows, f"labels.filters[{number}]")
+        concerned = [part for part in frame.parts() if len(frame.parts()) == 1 or frame.knows(used, part)]
+        for part in concerned:
+            rows = frame.rows.iloc[part].reset_index(drop=True).infer_objects()
+            keep[part] = evaluate(text, rows, frame.classes, f"labels.filters[{number}]")
+        if not concerned:
+            raise UserError(f"labels.filters[{number}]: '{text}': no data set has all of {', '.join(sorted(used))}")
         if not keep.any():
             raise UserError(f"labels.filters[{number}]: '{text}' keeps none of {len(frame):,} rows")
         kept = int(keep.sum())
@@ -152,82 +193,24 @@ def filter_rows(frame: LabelFrame, filters: Sequence[str]) -> LabelFrame:
     return frame
 
 
-def hide_labels(frame: LabelFrame, split: pd.Series, labeled: Mapping[str, int], seed: int = 0) -> LabelFrame:
-    """Keep the labels of a few training rows and set the others aside: semi-supervised learning on a fully labeled set.
-
-    labeled: `{"count": n}` draws n rows in proportion to the classes, at least one of each; `{"per_class": n}` draws n
-    of each class, or all it has. An entry "seed" wins over `seed`. With several attributes a class is a combination of
-    their labels, so that a row keeps all its labels or none. The draw depends on the seed and the paths, not on the row
-    order, and a smaller draw is part of a larger one. The hidden labels move to the columns `hidden/ATTRIBUTE` (int64,
-    -1 = nothing hidden).
-    Raises UserError if more labels are asked for than there are, or fewer than there are classes.
-    """
-    if ("per_class" in labeled) == ("count" in labeled):
-        raise UserError("labels.labeled: give either 'per_class' or 'count'")
-    key = "count" if "count" in labeled else "per_class"
-    train = np.flatnonzero((split == "train").to_numpy() & frame.labeled.to_numpy())
-    code, names = joint_classes(frame, frame.attributes)
-    present, member = np.unique(code[train], return_inverse=True)
-    sizes = np.bincount(member, minlength=len(present))
-    quota = (_quota_by_count if key == "count" else _quota_per_class)(sizes, labeled[key])
-
-    order = shuffled(frame.rows["path"].to_numpy()[train], labeled.get("seed", seed), "labeled")
-    kept = [train[order][member[order] == index][:count] for index, count in enumerate(quota)]
-    hide = np.zeros(len(frame), dtype=bool)
-    hide[train] = True
-    hide[np.concatenate(kept)] = False
-    changed: dict[str, np.ndarray] = {}
-    for attribute in frame.attributes:
-        values = frame.rows[attribute].to_numpy()
-        changed[attribute] = np.where(hide, -1, values)
-        changed[HIDDEN + attribute] = np.where(hide, values, -1)
-    parts = [
-        f"{names[index]} ({count:,}{', all there are' if key == 'per_class' and count < labeled[key] else ''})"
-        for index, count in zip(present, quota)
-    ]
-    text = f"labeled {key} {labeled[key]}: {quota.sum():,} of {len(train):,} training labels kept: {', '.join(parts)}"
-    return frame.with_rows(frame.rows.assign(**changed)).note(f"{text}; the others are hidden")
-
-
-def _quota_per_class(sizes: np.ndarray, wanted: int) -> np.ndarray:
-    if wanted < 1 or not len(sizes) or wanted > sizes.max():
-        most = sizes.max() if len(sizes) else 0
-        raise UserError(f"labels.labeled.per_class: {wanted} asked for; the largest class has {most:,} training labels")
-    return np.minimum(sizes, wanted)
-
-
-def _quota_by_count(sizes: np.ndarray, wanted: int) -> np.ndarray:
-    """Labels per class: proportional, at least one each, and never fewer for a larger `wanted`.
-
-    Tijdeman's rule (The chairman assignment problem, 1980) grants one label at a time and stays within one label of the
-    exact share after every grant; largest remainders, equal to it for two classes, would not be nested for more.
-    """
-    if wanted > sizes.sum():
-        raise UserError(f"labels.labeled.count: {wanted:,} asked for, but training has {sizes.sum():,} labels")
-    if wanted < max(len(sizes), 1):
-        raise UserError(f"labels.labeled.count: {wanted} is too few for {len(sizes)} classes")
-    share = sizes / sizes.sum()
-    slack = 1 - 1 / max(2 * len(sizes) - 2, 1)
-    granted = np.zeros(len(sizes), dtype=np.int64)
-    grants = np.zeros(wanted, dtype=np.int64)
-    for step in range(wanted):
-        lag = (step + 1) * share - granted
-        due = np.where(lag >= 1 - slack - 1e-9, (slack - lag) / share, np.inf)
-        grants[step] = due.argmin()
-        granted[grants[step]] += 1
-    later = np.delete(grants, np.unique(grants, return_index=True)[1])
-    return 1 + np.bincount(later[: wanted - len(sizes)], minlength=len(sizes))
-
-
 def joint_classes(frame: LabelFrame, attributes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """The combinations of labels that occur: ([N] int64 index into them, their names); independent of the row order."""
+    """The combinations of labels that occur: ([N] int64 index into them, their names); independent of the row order.
+
+    Rows of different data sets are never of one combination; where there are several, missing labels are not named.
+    """
     if not attributes:
-        return np.zeros(len(frame), dtype=np.int64), ["all"]
-    found, code = np.unique(frame.rows[list(attributes)].to_numpy(), axis=0, return_inverse=True)
-    names = [
-        " ".join(frame.classes[a][value] if value >= 0 else f"no-{a}" for a, value in zip(attributes, row))
-        for row in found
-    ]
+        return frame.data_sets, list(frame.roots) or ["all"]
+    cells = np.column_stack([frame.data_sets, frame.rows[list(attributes)].to_numpy()])
+    found, code = np.unique(cells, axis=0, return_inverse=True)
+    of_set = list(frame.roots)
+    names = []
+    for number, *row in found:
+        shown = [
+            frame.classes[name][value] if value >= 0 else f"no-{name}"
+            for name, value in zip(attributes, row)
+            if value >= 0 or not of_set
+        ]
+        names.append(" ".join([*of_set[number : number + 1], *shown]))
     return code.reshape(-1), names
 
 

@@ -10,10 +10,14 @@ import pandas as pd
 from data_loader import readers
 from data_loader.age import drop_near_boundary, shift_age_boundary
 from data_loader.corrections import apply_corrections
-from data_loader.label_frame import LabelFrame, filter_rows, hide_labels, merge_classes
+from data_loader.data_sets import check_names, choose_attributes, join_data_sets
+from data_loader.hidden_labels import hide_labels
+from data_loader.label_frame import LabelFrame, filter_rows, merge_classes
 from data_loader.split import check_leakage, make_fold_split, make_split, reuse_split
 from utils.config import Config
 from utils.config.components import Kind
+from utils.config.schema import DataSet
+from utils.errors import ConfigError, UserError
 
 DATASETS = Kind("dataset", (readers,))
 
@@ -31,8 +35,26 @@ class Labels:
 
 
 def read_frame(config: Config) -> LabelFrame:
-    """The label frame as the reader gives it."""
-    return DATASETS.build(config.dataset, config.where("dataset"))
+    """The label frame as the reader gives it, or those of several data sets as one; the attributes that are chosen."""
+    if isinstance(config.dataset, DataSet):
+        return _read(config, "dataset", config.dataset)
+    frames = {}
+    for number, part in enumerate(config.dataset):
+        place = f"dataset[{number}]"
+        try:
+            frames[part.title] = _read(config, place, part)
+        except ConfigError:
+            raise
+        except UserError as error:
+            raise UserError(f"data set '{part.title}': {str(error).replace('dataset.args', f'{place}.args')}") from None
+    return join_data_sets(frames, config.labels.merge or ())
+
+
+def _read(config: Config, place: str, part: DataSet) -> LabelFrame:
+    frame: LabelFrame = DATASETS.build(part, config.where(place))
+    if part.attributes is None:
+        return frame
+    return choose_attributes(frame, part.attributes, config.where(f"{place}.attributes"))
 
 
 def read_labels(config: Config) -> LabelFrame:
@@ -74,7 +96,16 @@ def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = 
         if config.labels.train.age_boundaries is not None:
             frame = shift_age_boundary(frame, split, config.labels.train.age_boundaries)
         frame = drop_near_boundary(frame, split, config.labels.train.drop_ages)
-    if hide and config.labels.labeled is not None:
-        wanted = config.labels.labeled.model_dump(exclude_none=True)
-        frame = hide_labels(frame, split, wanted, wanted.pop("seed", 0))
-    return Labels(frame, split)
+    return Labels(_hide(config, frame, split) if hide else frame, split)
+
+
+def _hide(config: Config, frame: LabelFrame, split: pd.Series) -> LabelFrame:
+    labeled = config.labels.labeled
+    if labeled is None:
+        return frame
+    if not isinstance(labeled, dict):
+        return hide_labels(frame, split, labeled.model_dump())
+    check_names(frame, labeled, config.where("labels.labeled"))
+    for name, wanted in labeled.items():
+        frame = hide_labels(frame, split, wanted.model_dump(), data_set=name)
+    return frame

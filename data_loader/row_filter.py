@@ -19,6 +19,26 @@ def evaluate(text: str, rows: pd.DataFrame, classes: Mapping[str, tuple[str, ...
 
     Raises UserError (starting with `key`) for a syntax error, an unknown column or class, and anything but a condition.
     """
+    tree, columns = _parse(text, rows, key)
+    labels = {name: (column, classes[column]) for name, column in columns.items() if column in classes}
+    tree = ast.fix_missing_locations(_ClassNames(labels, f"{key}: '{text}'").visit(tree))
+    used = pd.DataFrame({name: rows[column] for name, column in columns.items()}, index=rows.index)
+    try:
+        held = used.eval(ast.unparse(tree), engine="python")
+    except Exception as error:
+        raise UserError(f"{key}: '{text}' cannot be evaluated: {error}") from None
+    if not isinstance(held, pd.Series) or not pd.api.types.is_bool_dtype(held.dtype):
+        raise UserError(f"{key}: '{text}' is not a condition on columns, such as \"age >= 20\"")
+    return held.fillna(False).to_numpy(dtype=bool)
+
+
+def columns_of(text: str, rows: pd.DataFrame, key: str) -> set[str]:
+    """The columns that `text` is about. Raises UserError for a syntax error and an unknown column."""
+    return set(_parse(text, rows, key)[1].values())
+
+
+def _parse(text: str, rows: pd.DataFrame, key: str) -> tuple[ast.Expression, dict[str, str]]:
+    """The expression, and the column that each of its names stands for."""
     columns: dict[str, str] = {}
 
     def plain(match: re.Match[str]) -> str:
@@ -40,16 +60,7 @@ def evaluate(text: str, rows: pd.DataFrame, classes: Mapping[str, tuple[str, ...
             column = columns.setdefault(node.id, node.id)
             if column not in rows.columns:
                 raise UserError(f"{key}: '{text}': no column '{column}'{did_you_mean(column, rows.columns)}")
-    labels = {name: (column, classes[column]) for name, column in columns.items() if column in classes}
-    tree = ast.fix_missing_locations(_ClassNames(labels, f"{key}: '{text}'").visit(tree))
-    used = pd.DataFrame({name: rows[column] for name, column in columns.items()}, index=rows.index)
-    try:
-        held = used.eval(ast.unparse(tree), engine="python")
-    except Exception as error:
-        raise UserError(f"{key}: '{text}' cannot be evaluated: {error}") from None
-    if not isinstance(held, pd.Series) or not pd.api.types.is_bool_dtype(held.dtype):
-        raise UserError(f"{key}: '{text}' is not a condition on columns, such as \"age >= 20\"")
-    return held.fillna(False).to_numpy(dtype=bool)
+    return tree, columns
 
 
 class _ClassNames(ast.NodeTransformer):

@@ -45,13 +45,20 @@ class Stream:
 class WeightedStream(Stream):
     """Every position drawn with replacement, each class equally likely (torch's WeightedRandomSampler)."""
 
-    # A class of n rows is drawn in proportion to n^power.
+    # A data set of n rows, and within it a class of n rows, is drawn in proportion to n^power.
     power = 0.0
 
-    def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int):
+    def __init__(
+        self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int, data_sets: np.ndarray | None = None
+    ):
         super().__init__(rows, seed, stream)
+        if data_sets is not None:
+            classes = np.unique(np.stack([data_sets, classes]), axis=1, return_inverse=True)[1].reshape(-1)
         _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
         weights = counts[inverse] ** (self.power - 1.0)
+        if data_sets is not None:
+            _, of_set, sizes = np.unique(data_sets, return_inverse=True, return_counts=True)
+            weights *= (sizes**self.power / np.bincount(of_set, weights))[of_set]
         self.weights = weights / weights.sum()
 
     def _draw(self, number: int) -> np.ndarray:
@@ -64,46 +71,65 @@ class SquareRootStream(WeightedStream):
     power = 0.5
 
 
-class BalancedStream(Stream):
-    """Every class once in each block of C positions; within a class, one permutation after the other."""
+class InTurn(Stream):
+    """Several streams, each once in every block of as many positions."""
 
     # Orders are drawn for so many blocks at a time: a generator for each would cost more than a training sample.
     chunk = 1024
 
-    def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int):
-        super().__init__(rows, seed, stream)
-        self.classes = [
-            Stream(rows[classes == c], seed, 1000 * (stream + 1) + i) for i, c in enumerate(np.unique(classes))
-        ]
+    def __init__(self, streams: list[Stream], seed: int, stream: int):
+        super().__init__(np.concatenate([one.rows for one in streams]), seed, stream)
+        self.streams = streams
 
     def take(self, start: int, count: int) -> np.ndarray:
-        c = len(self.classes)
-        first, last = start // c, -(-(start + count) // c)
-        per_class = np.stack([stream.take(first, last - first) for stream in self.classes], axis=1)
-        blocks = np.take_along_axis(per_class, self._orders(first, last), axis=1)
-        return blocks.reshape(-1)[start - first * c :][:count]
+        n = len(self.streams)
+        first, last = start // n, -(-(start + count) // n)
+        of_each = np.stack([one.take(first, last - first) for one in self.streams], axis=1)
+        blocks = np.take_along_axis(of_each, self._orders(first, last), axis=1)
+        return blocks.reshape(-1)[start - first * n :][:count]
 
     def _orders(self, first: int, last: int) -> np.ndarray:
-        """A permutation of the classes for each of the blocks first … last - 1, int64 [last - first, C]."""
+        """A permutation of the streams for each of the blocks first … last - 1, int64 [last - first, n]."""
         found = []
         for chunk in range(first // self.chunk, -(-last // self.chunk)):
             if chunk != self._pass:
-                unshuffled = np.tile(np.arange(len(self.classes)), (self.chunk, 1))
+                unshuffled = np.tile(np.arange(len(self.streams)), (self.chunk, 1))
                 self._order, self._pass = make_rng(*self.key, chunk).permuted(unshuffled, axis=1), chunk
             begin = chunk * self.chunk
             found.append(self._order[max(first - begin, 0) : last - begin])
         return np.concatenate(found)
 
 
-def make_stream(kind: str, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int) -> Stream:
+class BalancedStream(InTurn):
+    """Every class once in each block of C positions; within a class, one permutation after the other."""
+
+    def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int):
+        of_class = [Stream(rows[classes == c], seed, 1000 * (stream + 1) + i) for i, c in enumerate(np.unique(classes))]
+        super().__init__(of_class, seed, stream)
+
+
+def make_stream(
+    kind: str, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int, data_sets: np.ndarray | None = None
+) -> Stream:
     """kind: `random`, `balanced` (by class), `weighted` or `square_root` (both with replacement).
 
-    classes: int64 [n] of the rows.
+    classes: int64 [n] of the rows; data_sets: int64 [n]. All kinds but `random` first balance the data sets, by the
+    same rule as classes, then the classes within each.
     """
     if kind == "random":
         return Stream(rows, seed, stream)
-    kinds = {"balanced": BalancedStream, "weighted": WeightedStream, "square_root": SquareRootStream}
-    return kinds[kind](rows, classes, seed, stream)
+    numbers = np.unique(data_sets) if data_sets is not None else np.zeros(1)
+    if kind == "balanced" and len(numbers) > 1:
+        parts = [data_sets == number for number in numbers]
+        first = 100 * (stream + 1)
+        of_sets: list[Stream] = [
+            BalancedStream(rows[part], classes[part], seed, first + i) for i, part in enumerate(parts)
+        ]
+        return InTurn(of_sets, seed, stream)
+    if kind == "balanced":
+        return BalancedStream(rows, classes, seed, stream)
+    weighted = {"weighted": WeightedStream, "square_root": SquareRootStream}[kind]
+    return weighted(rows, classes, seed, stream, data_sets if len(numbers) > 1 else None)
 
 
 class StepSampler(Sampler[Keys]):

@@ -30,7 +30,8 @@ def make_split(
     that lacks most. Unlabeled rows follow their group, else they are for training. The result depends on the seed, the
     paths and the groups, not on the order of the rows.
 
-    A column `split` of the reader is kept as it is; sides it does not name get their share of its training rows.
+    A column `split` of the reader is kept as it is; sides it does not name get their share of its training rows. Each
+    of several data sets is split by itself, so that one may bring such a column.
     Raises UserError for impossible shares, an unknown attribute, a class that has no row in train or valid, and a
     `split` column that puts a group on two sides or leaves labeled rows out.
     """
@@ -38,20 +39,34 @@ def make_split(
     if min(wanted.values()) < 0 or sum(wanted.values()) >= 1:
         raise UserError(f"split: valid {valid} and test {test} must be at least 0 and together less than 1")
     strata = _strata(frame, stratify)
-    if "split" in frame.rows.columns:
+    sides = np.full(len(frame), "train", dtype=object)
+    drawn: dict[str, float] = {}
+    for part in frame.parts():
+        of_part, shares = _split_part(frame.with_rows(frame.rows.iloc[part]), strata[part], wanted, seed)
+        sides[part] = of_part
+        drawn |= shares
+    split = pd.Series(sides, index=frame.rows.index, name="split")
+    if drawn:
+        given = ", ".join(f"split.{side} {share:g}" for side, share in drawn.items())
+        _check_classes(frame, split, ["train", *(["valid"] if "valid" in drawn else [])], given, "change the shares")
+    return split
+
+
+def _split_part(
+    frame: LabelFrame, strata: np.ndarray, wanted: Mapping[str, float], seed: int
+) -> tuple[pd.Series, dict[str, float]]:
+    """The split of one data set's rows, and the shares that were drawn."""
+    split = pd.Series("train", index=frame.rows.index, name="split")
+    if "split" in frame.rows.columns and not (frame.roots and frame.rows["split"].isna().all()):
         split = _given_split(frame)
         check_leakage(frame, split)
-    else:
-        split = pd.Series("train", index=frame.rows.index, name="split")
     shares = {side: share for side, share in wanted.items() if share > 0 and not (split == side).any()}
     if shares:
         pool = ((split == "train") & frame.labeled).to_numpy()
         groups = frame.rows["group"].to_numpy(dtype=object)
         side_of = _deal(groups[pool], strata[pool], {**shares, "train": 1 - sum(shares.values())}, seed)
         split = frame.rows["group"].map(side_of).fillna(split).rename("split")
-        given = ", ".join(f"split.{side} {share:g}" for side, share in shares.items())
-        _check_classes(frame, split, ["train", *(["valid"] if "valid" in shares else [])], given, "change the shares")
-    return split
+    return split, shares
 
 
 def make_folds(

@@ -28,7 +28,7 @@ def write_report(
     *,
     split: str,
     checkpoints: Sequence[str],
-    root: Path,
+    root: Path | Mapping[str, Path],
     title: str,
     about: str = "",
     notes: Sequence[str] = (),
@@ -39,10 +39,10 @@ def write_report(
 ) -> dict[str, Any]:
     """Write all files into out_dir (made if needed) and return the content of metrics.json.
 
-    rows: N rows in the order of the predictions, columns path (relative to root), group, split. metrics_csv: the
-    run's table of epochs; without it, or if it is not there, the page has no training curves. ages: in years, where
-    they are known. calibration: what was fitted or applied; cross_fitted: heads for a second reliability diagram. A
-    head without labels is not scored but its predictions are kept.
+    rows: N rows in the order of the predictions, columns path (relative to root; where there are several, NAME/… to
+    root[NAME]), group, split. metrics_csv: the run's table of epochs; without it, or if it is not there, the page has
+    no training curves. ages: in years, where they are known. calibration: what was fitted or applied; cross_fitted:
+    heads for a second reliability diagram. A head without labels is not scored but its predictions are kept.
     Raises UserError if no head has a labeled image.
     """
     if any(len(head.labels) != len(rows) for head in heads):
@@ -111,7 +111,7 @@ def _section(
     result: dict[str, Any],
     slug: str,
     paths: pd.Series | None = None,
-    root: Path | None = None,
+    root: Path | Mapping[str, Path] | None = None,
 ) -> Section:
     """The head's PNGs on disk and its part of the page; without paths it has no pictures."""
     png = plots.confusion_png(result["confusion"], head.classes, f"{head.name}: macro F1 {result['macro_f1']:.3f}")
@@ -120,8 +120,8 @@ def _section(
     atomic_write(out_dir / f"reliability_{slug}.png", diagram)
     if paths is None or root is None:
         return Section(head.name, slug, result, diagram)
-    cells, more = error_cells(head, paths, Path(root))
-    return Section(head.name, slug, result, diagram, cells, more, unsure_right(head, paths, Path(root)))
+    cells, more = error_cells(head, paths, root)
+    return Section(head.name, slug, result, diagram, cells, more, unsure_right(head, paths, root))
 
 
 def _cross_fitted(out_dir: Path, head: HeadPrediction | None, slug: str) -> bytes:

@@ -45,7 +45,7 @@ EXAMPLE: dict[str, Any] = json.loads("""{
   "about": "DESIGN.md's example",
   "name": "fixmatch_hair",
   "seed": 42,
-  "dataset": {"type": "Faces", "args": {"root": "data/faces", "gender": "male"}},
+  "dataset": {"type": "Faces", "args": {"root": "data/faces", "gender": "male"}, "attributes": null},
   "labels": {"corrections": null, "merge": {"forehead": {"shown": ["0", "1"], "covered": ["2"]}}, "filters": [],
              "train": null, "labeled": null},
   "split": {"valid": 0.2, "test": 0.0, "stratify": ["forehead"], "seed": 0, "folds": null, "fold": null, "from": null},
@@ -137,8 +137,8 @@ class SemiTrainer(PlainTrainer):
         self,
         parts: dict,
         *,
-        threshold: Annotated[dict[str, Any] | str, Nested("threshold")] = "fixed",
-        align: Annotated[dict[str, Any] | str | None, Nested("align")] = None,
+        threshold: Annotated[dict[str, Any] | str, Nested("threshold", per_head=True)] = "fixed",
+        align: Annotated[dict[str, Any] | str | None, Nested("align", per_head=True)] = None,
         lambda_u: float = 1.0,
         size: tuple[int, int] | int = 8,
     ):
@@ -513,11 +513,12 @@ def test_every_line_names_who_brought_the_value(folder, schema_file):
     write(changed(split__valid="much"), "base.json")
     path = write({"extends": "base.json", "trainer": {"epochs": "9"}})
     overrides = ["trainer.epochz=3", "lr_scheduler.type=StepLR", "optimizr.x=1", "optimizer.args.lr=fast"]
-    overrides += ["noequals", "seed.x=1", "views.strong.0=1", "trainer.args={", "extends=y.json"]
+    overrides += ["noequals", "seed.x=1", "views.strong.2=1", "trainer.args={", "extends=y.json"]
     assert problems(load_config, path, overrides, catalogue=schema_file) == [
         "-s noequals: expected KEY=VALUE, for example trainer.epochs=3",
         "-s seed.x=1: seed is 42, not an object",
-        "-s views.strong.0=1: views.strong is a list; give the whole list",
+        "-s views.strong.2=1: views.strong is a list without '2'; give the whole list or name an element by its "
+        "number: 0 (HorizontalFlip), 1 (OneOf)",
         "-s trainer.args={: the value is not JSON: Expecting property name enclosed in double quotes at character 2",
         "-s extends=y.json: extends works in a config file only",
         'configs/base.json: split.valid: expected a number ≥ 0 and < 1, got "much"',
@@ -527,6 +528,86 @@ def test_every_line_names_who_brought_the_value(folder, schema_file):
         '-s optimizer.args.lr=fast: optimizer.args.lr: expected a number, got "fast"',
         "-s lr_scheduler.type=StepLR: lr_scheduler.args.step_size: missing; StepLR needs a whole number",
     ]
+
+
+SEVERAL = [
+    {"type": "Faces", "args": {"root": "a"}, "attributes": {"gender": "sex"}},
+    {"type": "Faces", "args": {"root": "b"}, "name": "more"},
+]
+
+
+def test_several_data_sets_and_overrides_that_reach_into_the_list(folder, schema_file):
+    path = write(changed(dataset=SEVERAL, labels__labeled={"more": {"count": 5}}))
+    overrides = ["dataset.1.args.gender=male", "dataset.1.args.root=c", "views.strong.0=Blur"]
+    config = load_config(path, overrides, catalogue=schema_file)
+    assert config_problems(config, KINDS) == []
+    assert [(place, part.title, part.args) for place, part in config.data_sets] == [
+        ("dataset[0]", "Faces", {"root": "a"}),
+        ("dataset[1]", "more", {"root": "c", "gender": "male"}),
+    ]
+    assert config.views.strong[0] == "Blur" and len(config.views.strong) == 2
+    assert config.to_dict()["labels"]["labeled"] == {"more": {"count": 5, "seed": 0}}
+    assert config.where("dataset[1].args.root") == "-s dataset.1.args.root=c: dataset[1].args.root"
+    assert config.where("dataset[0].type") == "configs/x.json: dataset[0].type"
+    before = config_from_dict(changed(dataset=SEVERAL), "old")
+    assert differences(before, apply_overrides(before, ["dataset.0.args.root=z"], catalogue=schema_file)) == [
+        'dataset[0].args.root: "a" -> "z"'
+    ]
+    one = load_config(path, ['dataset={"type": "Faces", "args": {"root": "z"}}'], catalogue=schema_file)
+    assert one.data_sets[0][1].args == {"root": "z"}
+    new_type = load_config(path, ["dataset.1.type=Faces", "labels.labeled.count=3"], catalogue=schema_file)
+    assert new_type.labels.labeled.count == 3
+
+
+def test_mistakes_in_several_data_sets(folder, schema_file):
+    path = write(changed(dataset=SEVERAL))
+    for override, message in (
+        ("dataset.2.args.root=c", "dataset is a list without '2'; give the whole list or name an element by its "
+         "number: 0 (Faces), 1 (more)"),
+        ("dataset.args.root=c", "dataset is a list without 'args'; give the whole list or name an element by its "
+         "number: 0 (Faces), 1 (more)"),
+        ("dataset.1.args.rot=c", "dataset[1].args.rot: Faces has no argument 'rot'; did you mean 'root'?"),
+        ("dataset.1.nam=c", "dataset[1].nam: unknown key; did you mean 'name'?"),
+        ("dataset.1.name=a/b", "dataset[1].name: expected a folder name of letters, digits, '.', '_' and '-', got "
+         '"a/b"'),
+        ("dataset.1.name=Faces", "dataset: 2 data sets are called 'Faces'; give each a name of its own"),
+        ("dataset=[]", 'dataset: expected an object {"type": NAME, "args": {…}} or a list of them, each with a "name", '
+         "got []"),
+        ("dataset.1.attributes=[]", "dataset[1].attributes: expected a list of attributes, an object {ATTRIBUTE: name "
+         "of its head} or null, got []"),
+        ('labels.labeled={"more": {"cuont": 5}}', "labels.labeled.more.cuont: unknown key"),
+    ):  # fmt: skip
+        found = problems(load_config, path, [override], catalogue=schema_file)
+        assert any(message in line for line in found), (override, found)
+    unknown = config_problems(load_config(path, ["dataset.1.type=Fcaes"], catalogue=schema_file), KINDS)
+    assert "dataset[1].type: no dataset 'Fcaes'; did you mean 'Faces'?" in unknown[0]
+
+
+def test_switches_per_head(folder, schema_file):
+    switches = {"threshold": {"age": {"type": "fixed", "args": {"value": 0.9}}, "default": "fixed"},
+                "align": {"age": None, "default": {"type": "prior", "args": {"momentum": 0.9}}}}  # fmt: skip
+    path = write({"extends": "base.json", "trainer": {"args": switches}})
+    write(EXAMPLE, "base.json")
+    config = load_config(path, ["trainer.args.threshold.age.args.value=0.8"], catalogue=schema_file)
+    assert config_problems(config, KINDS) == []
+    assert config.trainer.args["threshold"]["age"] == {"type": "fixed", "args": {"value": 0.8}}
+    assert config.trainer.args["align"] == switches["align"]
+    assert fits(json.loads(Path(path).read_text()), json.loads(schema_file.read_text()))
+    one = load_config(path, ["trainer.args.align=null", "trainer.args.threshold.default=fixd"], catalogue=None)
+    assert config_problems(one, KINDS) == [
+        "-s trainer.args.threshold.default=fixd: trainer.args.threshold.default: no threshold 'fixd'; "
+        "did you mean 'fixed'?"
+    ]
+    for wrong, message in (
+        ({"age": {"type": "fixed", "args": {"valu": 1}}}, "threshold.age.args.valu: fixed has no argument 'valu'"),
+        ({"age": 0.9}, "threshold.age: expected an object or a string, got 0.9"),
+        ({"age": None}, "threshold.age: expected an object or a string, got null"),
+        ({}, "threshold.type: missing"),
+    ):
+        path = write(changed(trainer__args={"threshold": wrong}))
+        live = config_problems(load_config(path, catalogue=None), KINDS)
+        for found in (live, problems(load_config, path, catalogue=schema_file)):
+            assert any(message in line for line in found), (wrong, found)
 
 
 def test_overrides_of_a_checkpoints_config(folder, schema_file):

@@ -168,6 +168,8 @@ def keys_of(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str,
         further = branch.get("additionalProperties")
         if isinstance(further, dict) and path == "loss":
             yield from keys_of(further, root, "loss.HEAD")
+        if isinstance(branch.get("items"), dict) and path == "dataset":
+            yield from keys_of(branch["items"], root, path)
 
 
 def documented(kinds: set[str], width: int) -> dict[tuple[str, ...], list[str]]:

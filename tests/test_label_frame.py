@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_loader.label_frame import LabelFrame, filter_rows, hide_labels, merge_classes
+from data_loader.hidden_labels import hide_labels
+from data_loader.label_frame import LabelFrame, filter_rows, merge_classes
 from data_loader.readers import CelebAHair, LabelCSV
 from data_loader.readers.celeba_hair import _groups
 from utils.errors import UserError

@@ -13,6 +13,7 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.parts import Loss, Metric, Parts, Scheduler
 from data_loader.cache import open_images
+from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
 from model.classifier import check_logits
@@ -97,7 +98,7 @@ def build_trainer(
 
 def open_run_images(config: Config, labels: Labels, tell: Any) -> Any:
     """The decoded images of a run's rows."""
-    files = [labels.frame.root / path for path in labels.frame.rows["path"]]
+    files = [labels.frame.file(path) for path in labels.frame.rows["path"]]
     folder = Path(config.trainer.save_dir) / ".cache"
     return open_images(files, config.views.shape, config.data_loader.cache, folder, tell)
 
@@ -153,8 +154,8 @@ def build_scheduler(config: Config, optimizer: torch.optim.Optimizer, steps_per_
 
 
 def describe_split(labels: Labels) -> list[str]:
-    """Images per split and class, one line per attribute and split."""
-    rows, lines = labels.frame.rows, []
+    """Images per split and class, one line per attribute and split; before them who has which labels, if some lack."""
+    rows, lines = labels.frame.rows, label_table(labels.frame, labels.split)
     for head, names in labels.frame.classes.items():
         for split in ("train", "valid", "test"):
             values = rows.loc[labels.split == split, head]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import torch
 from base.base_dataset import Batch, to_device
 from base.scoring import Normalize
 from base.speed import lay_out
+from data_loader.data_sets import add_attributes
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels, read_labels
 from report.evaluation import HeadPrediction
@@ -136,8 +137,7 @@ def test_checkpoints(
         (loaded, labels_for_scoring(loaded))
         for loaded in (load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths)
     ]
-    for loaded, labels in models:
-        _check_classes(loaded, labels)
+    models = [(loaded, _with_heads(loaded, labels)) for loaded, labels in models]
     rows, notes = common_rows(models, split)
     ages = known_ages(models, rows, near_years)
     predictions = [
@@ -163,7 +163,7 @@ def test_checkpoints(
         heads,
         split=split,
         checkpoints=[str(path) for path in ensemble.paths],
-        root=labels.frame.root,
+        root=labels.frame.roots or labels.frame.root,
         title=" + ".join(dict.fromkeys(loaded.config.name for loaded, _ in models)),
         about=first.config.about if len(models) == 1 else "",
         notes=notes,
@@ -175,13 +175,19 @@ def test_checkpoints(
     return metrics, out, notes
 
 
-def _check_classes(loaded: Loaded, labels: Labels) -> None:
+def _with_heads(loaded: Loaded, labels: Labels) -> Labels:
+    """The labels with each of the model's heads: those that the data does not know are missing in every row.
+
+    Raises UserError if it knows none, or one by other classes.
+    """
+    known = labels.frame.classes
     for head, names in loaded.classes.items():
-        if labels.frame.classes.get(head) != names:
+        if known.get(head, names) != names or not known.keys() & loaded.classes.keys():
             raise UserError(
                 f"{loaded.path}: the model's head '{head}' has the classes {', '.join(names)}, the data has "
-                f"{', '.join(labels.frame.classes.get(head, ())) or 'no such attribute'}"
+                f"{', '.join(known.get(head, ())) or 'no such attribute'}"
             )
+    return replace(labels, frame=add_attributes(labels.frame, loaded.classes))
 
 
 def _predict_rows(

@@ -63,10 +63,11 @@ def common_rows(models: Sequence[tuple[Trained, Labels]], split: str) -> tuple[l
     chosen: list[pd.Series] = []
     notes: list[str] = []
     for model, labels in models:
-        if labels.frame.root.resolve() != first_labels.frame.root.resolve():
+        here, there = (tuple(map(str, known.frame.folders.values())) for known in (labels, first_labels))
+        if here != there:
             raise UserError(
-                f"{model.path}: its images are in {labels.frame.root}, those of {first.path} in "
-                f"{first_labels.frame.root}; models are scored together on the same images only"
+                f"{model.path}: its images are in {', '.join(here)}, those of {first.path} in "
+                f"{', '.join(there)}; models are scored together on the same images only"
             )
         rows, said = choose_rows(labels, model.data, split)
         notes += [note for note in said if note not in notes]

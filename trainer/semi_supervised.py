@@ -17,9 +17,9 @@ from trainer.ramp_up import RampUpTrainer
 from utils.config.components import Nested
 from utils.errors import UserError
 
-Threshold = Annotated[dict[str, Any] | str, Nested("threshold")]
-Align = Annotated[dict[str, Any] | str | None, Nested("align")]
-Debias = Annotated[dict[str, Any] | str | None, Nested("debias")]
+Threshold = Annotated[dict[str, Any] | str, Nested("threshold", per_head=True)]
+Align = Annotated[dict[str, Any] | str | None, Nested("align", per_head=True)]
+Debias = Annotated[dict[str, Any] | str | None, Nested("debias", per_head=True)]
 OnCollapse = Literal["warn", "stop"]
 
 

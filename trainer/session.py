@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def _unfinished(config: Config) -> Path | None:
 
 def forbidden(changes: list[str]) -> list[str]:
     """Those of `differences` that would make another run."""
-    keys = [(line, line.split(":")[0]) for line in changes]
+    keys = [(line, re.sub(r"\[\d+\]", "", line.split(":")[0])) for line in changes]
     return [line for line, key in keys if not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)]
 
 

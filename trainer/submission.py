@@ -31,7 +31,9 @@ def submit(
     """
     fixed = ensemble.fitted is not None
     checkpoints = [load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths]
-    root = checkpoints[0].config.dataset.args.get("root")
+    data_sets = [part for _, part in checkpoints[0].config.data_sets]
+    data = next((part for part in data_sets if part.type == "MaskFaces"), data_sets[0])
+    root = data.args.get("root")
     if not isinstance(root, str):
         raise UserError(f"{ensemble.paths[0]}: its config has no dataset.args.root to find info.csv by")
     info, files = eval_files(root)

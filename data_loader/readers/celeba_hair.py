@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from data_loader.joint import GENDER
 from data_loader.label_frame import LabelFrame
 from data_loader.readers.celeba_annotation import (
     ANNOTATION,
@@ -35,6 +36,7 @@ from data_loader.readers.table import (
 from utils.errors import UserError
 
 IMAGES = "CelebA-HQ-img"
+MALE = "Male"
 IDENTITY = "identity_CelebA.txt"
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
 HAND_LABEL = "forehead"
@@ -46,55 +48,79 @@ _OFFICIAL_COUNT = 30_000
 def CelebAHair(
     root: str,
     label_frame: str | None = None,
-    attribute: str | None = None,
+    attribute: str | list[str] | None = None,
     gender: Literal["male", "female"] | None = None,
 ) -> LabelFrame:
-    """Reads `root/CelebA-HQ-img/*.jpg` with labels from exactly one of a table and the annotation.
+    """Reads `root/CelebA-HQ-img/*.jpg` with labels from a table or from the annotation.
 
     label_frame: a CSV (relative to `root` or the working directory) with columns `file` and `forehead`; a blank label
     is unlabeled, '-1' leaves the image out, an image without a row is unlabeled; other columns are kept. attribute: a
-    name of the annotation such as `Bangs`, which gives attribute `bangs` with classes no_bangs, bangs. gender: keep
-    only these, by the annotation. With an annotation the raw column `gender` is added. A group is a person where the
-    identity and mapping files are present, else an image (or a pair of known duplicates).
+    name of the annotation such as `Bangs`, which gives attribute `bangs` with classes no_bangs, bangs; `Male` gives
+    `gender` with classes male, female, as other readers have it. A list gives several, also beside a table. gender:
+    keep only these, by the annotation. With an annotation there is a raw column `gender`. A group is a person where
+    the identity and mapping files are present, else an image (or a pair of known duplicates).
     Raises UserError where names, numbers or labels of images, annotation, masks and table do not fit together.
     """
-    if (label_frame is None) == (attribute is None):
-        raise UserError(
-            "dataset.args: CelebAHair needs exactly one of 'label_frame' (a table) and 'attribute' (e.g. Bangs)"
-        )
-    if gender not in (None, "male", "female"):
-        raise UserError(f"dataset.args.gender: expected male or female, got '{gender}'")
+    _check_arguments(label_frame, attribute, gender)
+    annotated = [attribute] if isinstance(attribute, str) else attribute or []
     folder = existing_root(root)
     files = _image_files(folder)
-    annotation, notes = _annotation(folder, files, needed=gender is not None or attribute is not None)
+    annotation, notes = _annotation(folder, files, needed=gender is not None or bool(annotated))
     rows = pd.DataFrame({"path": [f"{IMAGES}/{name}" for name in files], "file": files})
     rows["group"], group_notes = _groups(folder, files)
 
-    name = HAND_LABEL
-    names: tuple[str, ...] = ()
+    labels: dict[str, tuple[str, ...]] = {}
     if label_frame is not None:
-        table, table_notes = _hand_labels(locate(folder, label_frame, "label_frame"), files)
+        table, table_notes = _hand_labels(
+            locate(folder, label_frame, "label_frame"), files, [_annotated(a)[0] for a in annotated]
+        )
         rows = rows.merge(table, on="file", how="left", validate="one_to_one")
-        rows["label"] = rows["label"].fillna("")
+        rows[HAND_LABEL] = rows[HAND_LABEL].fillna("")
+        labels[HAND_LABEL] = ()
         notes += table_notes
-    elif annotation is not None and attribute is not None:
-        name = attribute.lower()
-        names = (f"no_{name}", name)
-        rows["label"] = np.where(annotation.column(attribute, files), names[1], names[0])
     if annotation is not None:
-        rows["gender"] = np.where(annotation.column("Male", files), "male", "female")
+        rows["gender"] = np.where(annotation.column(MALE, files), *GENDER)
+        for name in annotated:
+            head, names = _annotated(name)
+            rows[head] = np.where(annotation.column(name, files), *(names if name == MALE else names[::-1]))
+            labels[head] = names
 
     rows, kept_notes = _kept(rows, gender)
-    names = names or class_names(rows["label"])
-    if not names:
-        raise UserError(f"{label_frame}: none of the {len(rows):,} images that are kept has a label")
-    raw = rows.drop(columns=["path", "file", "group", "label"])
-    head = pd.DataFrame({"path": rows["path"], "group": rows["group"], name: indices(rows["label"], names)})
-    first = f"CelebAHair {folder}: {len(files):,} images"
+    if HAND_LABEL in labels:
+        labels[HAND_LABEL] = class_names(rows[HAND_LABEL])
+        if not labels[HAND_LABEL]:
+            raise UserError(f"{label_frame}: none of the {len(rows):,} images that are kept has a label")
+    heads = {name: indices(rows[name], names) for name, names in labels.items()}
+    raw = rows.drop(columns=["path", "file", "group", *labels])
+    table = rows[["path", "group"]].assign(**heads).join(raw)
     frame = LabelFrame(
-        pd.concat([head, raw], axis=1), {name: names}, folder, (first, *notes, *group_notes, *kept_notes)
+        table, labels, folder, (f"CelebAHair {folder}: {len(files):,} images", *notes, *group_notes, *kept_notes)
     )
-    return frame.note(frame.describe(name))
+    for name in labels:
+        frame = frame.note(frame.describe(name))
+    return frame
+
+
+def _check_arguments(label_frame: str | None, attribute: str | list[str] | None, gender: str | None) -> None:
+    if (label_frame is None) == (attribute is None) and not (label_frame and isinstance(attribute, list)):
+        raise UserError(
+            "dataset.args: CelebAHair needs exactly one of 'label_frame' (a table) and 'attribute' (e.g. Bangs); "
+            'to learn both, give a list of attributes, such as ["Male"], beside the table'
+        )
+    if gender not in (None, *GENDER):
+        raise UserError(f"dataset.args.gender: expected male or female, got '{gender}'")
+    if isinstance(attribute, list):
+        if not attribute or len(set(attribute)) < len(attribute):
+            raise UserError(f"dataset.args.attribute: expected different names of the annotation, got {attribute}")
+        if MALE in attribute and gender is not None:
+            raise UserError(
+                f"dataset.args.attribute: '{MALE}' has one class only where gender is '{gender}'; leave one out"
+            )
+
+
+def _annotated(name: str) -> tuple[str, tuple[str, ...]]:
+    """The attribute that an annotated one becomes, and its classes."""
+    return ("gender", GENDER) if name == MALE else (name.lower(), (f"no_{name.lower()}", name.lower()))
 
 
 def _image_files(folder: Path) -> list[str]:
@@ -119,8 +145,8 @@ def _annotation(folder: Path, files: list[str], needed: bool) -> tuple[Annotatio
     return annotation, [probe_masks(masks, annotation, files)] if masks.is_dir() else []
 
 
-def _hand_labels(path: Path, files: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """The table with columns file, label and its raw columns, one row per file."""
+def _hand_labels(path: Path, files: list[str], taken: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The table with columns file, forehead and its raw columns, one row per file."""
     table = read_table(path)
     need_columns(table, ["file", HAND_LABEL], path)
     table["file"] = normalised(table["file"]).str.replace(r"(\.jpg)?$", ".jpg", n=1, regex=True)
@@ -129,10 +155,10 @@ def _hand_labels(path: Path, files: list[str]) -> tuple[pd.DataFrame, list[str]]
     absent = list(table["file"][~table["file"].isin(files)])
     if absent:
         raise UserError(f"{path}: {few(absent, 'row')} without an image in {IMAGES} (mind that {OFF_BY_ONE})")
-    raw = raw_columns(table.drop(columns=["file", HAND_LABEL]), ["path", "group", "gender", "label", HAND_LABEL])
+    raw = raw_columns(table.drop(columns=["file", HAND_LABEL]), ["path", "group", "gender", HAND_LABEL, *taken])
     rowless = len(files) - len(table)
     notes.append(f"{path.name}: {len(table):,} rows; {rowless:,} images without a row are unlabeled")
-    return pd.concat([table["file"], table[HAND_LABEL].rename("label"), raw], axis=1), notes
+    return pd.concat([table[["file", HAND_LABEL]], raw], axis=1), notes
 
 
 def _kept(rows: pd.DataFrame, gender: str | None) -> tuple[pd.DataFrame, list[str]]:
@@ -142,7 +168,7 @@ def _kept(rows: pd.DataFrame, gender: str | None) -> tuple[pd.DataFrame, list[st
         keep = rows["gender"] == gender
         notes.append(f"gender {gender}: {int(keep.sum()):,} of {len(rows):,} images kept")
         rows = rows[keep]
-    left_out = rows["label"] == LEFT_OUT
+    left_out = rows.get(HAND_LABEL, pd.Series("", index=rows.index)) == LEFT_OUT
     if left_out.any():
         notes.append(f"left out (label {LEFT_OUT}): {int(left_out.sum()):,} images")
     rows = rows[~left_out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Cell:
     pictures: list[Picture]
 
 
-def error_cells(head: HeadPrediction, paths: pd.Series, root: Path) -> tuple[list[Cell], int]:
+def error_cells(head: HeadPrediction, paths: pd.Series, root: Path | Mapping[str, Path]) -> tuple[list[Cell], int]:
     """The wrong cells with most images first, the most confident mistakes first in each.
 
     At most 24 pictures a cell, fewer where there are many cells, so that the page stays of a readable size. Also
@@ -59,22 +60,31 @@ def error_cells(head: HeadPrediction, paths: pd.Series, root: Path) -> tuple[lis
     return cells, len(kinds) - len(order)
 
 
-def unsure_right(head: HeadPrediction, paths: pd.Series, root: Path) -> list[Picture]:
+def unsure_right(head: HeadPrediction, paths: pd.Series, root: Path | Mapping[str, Path]) -> list[Picture]:
     """Right predictions, least confident first."""
     right = np.flatnonzero(head.labeled & (head.predictions == head.labels))
     return _pictures(head, right[np.argsort(head.confidence[right], kind="stable")][:MOST_PER_CELL], paths, root)
 
 
-def _pictures(head: HeadPrediction, rows: np.ndarray, paths: pd.Series, root: Path) -> list[Picture]:
+def _pictures(
+    head: HeadPrediction, rows: np.ndarray, paths: pd.Series, root: Path | Mapping[str, Path]
+) -> list[Picture]:
     pictures = []
     for row in rows:
         path = str(paths.iloc[row])
         probs = head.probs[row]
         top = np.argsort(-probs, kind="stable")[:3]
         detail = "\n".join([path, *(f"{head.classes[i]}: {probs[i]:.3f}" for i in top)])
-        file = root.absolute() / path
+        file = _file(path, root)
         pictures.append(Picture(path, thumbnail(file), file.as_uri(), float(head.confidence[row]), detail))
     return pictures
+
+
+def _file(path: str, root: Path | Mapping[str, Path]) -> Path:
+    if not isinstance(root, Mapping):
+        return Path(root).absolute() / path
+    name, _, inner = path.partition("/")
+    return root[name].absolute() / inner
 
 
 def thumbnail(file: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.labeler import PseudoLabeler
 from utils.config import Config
 from utils.config.components import Kind
-from utils.errors import ConfigError
+from utils.config.layers import is_per_head
+from utils.errors import ConfigError, did_you_mean
 
 _COUNTS = frozenset({"class_counts"})
 PSEUDO_LABEL_KINDS = {
@@ -33,13 +35,20 @@ Switch = dict[str, Any] | str | None
 
 
 def build_labelers(parts: Parts, threshold: Switch, align: Switch, debias: Switch) -> tuple[Tensor, nn.ModuleDict]:
-    """The numbers of the run's unlabeled rows, ascending int64 [N], and a PseudoLabeler for each head."""
+    """The numbers of the run's unlabeled rows, ascending int64 [N], and a PseudoLabeler for each head.
+
+    A switch is the same for all heads or {head or "default": switch}. Raises ConfigError for a head that there is not.
+    """
+    switches = {"threshold": threshold, "align": align, "debias": debias}
+    for kind, switch in switches.items():
+        _check_heads(switch, parts.data.classes, parts.config.where(f"trainer.args.{kind}"))
     streams = getattr(parts.data, "streams", {})
     rows = torch.as_tensor(streams["unlabeled"][0].rows if "unlabeled" in streams else [], dtype=torch.int64)
     labelers = {}
     for head, names in parts.data.classes.items():
         counts = parts.data.class_counts[head]
-        labelers[head] = build_labeler(names, counts, threshold, align, debias, len(rows))
+        own = {kind: _of_head(switch, head) for kind, switch in switches.items()}
+        labelers[head] = build_labeler(names, counts, **own, unlabeled_rows=len(rows))
         _check_loss(parts.config, head, labelers[head])
         if parts.model.balanced_heads is not None:
             labelers[head].balanced = BalancedHead(counts)
@@ -69,6 +78,24 @@ def build_labeler(
         given = {name: value for name, value in provided.items() if name in kinds.provided}
         modules.append(kinds.build(component, f"trainer.args.{kind}", **given))
     return PseudoLabeler(classes, class_counts, *modules)
+
+
+def _check_heads(switch: Switch, heads: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError, beginning with `where`, if a switch per head is not about these heads."""
+    if not isinstance(switch, dict) or not is_per_head(switch):
+        return
+    for name in switch:
+        if name != "default" and name not in heads:
+            raise ConfigError(f"{where}: no head '{name}'{did_you_mean(name, heads)}")
+    left = [head for head in heads if head not in switch]
+    if left and "default" not in switch:
+        raise ConfigError(f"{where}: nothing for the head '{left[0]}' and no 'default'")
+
+
+def _of_head(switch: Switch, head: str) -> Switch:
+    if isinstance(switch, dict) and is_per_head(switch):
+        return switch[head] if head in switch else switch["default"]
+    return switch
 
 
 def _check_loss(config: Config, head: str, labeler: PseudoLabeler) -> None:

@@ -104,12 +104,16 @@ def _write_parameter(parameter: Parameter, text: str | None) -> Schema:
     if parameter.kind is None:
         return parameter.schema | described
     reference = _ref(parameter.kind)
-    return {"x-kind": parameter.kind, "allOf": [parameter.schema, reference, {"items": reference}]} | described
+    parts = [parameter.schema, reference, {"items": reference}]
+    if not parameter.per_head:
+        return {"x-kind": parameter.kind, "allOf": parts} | described
+    each = {"if": {"required": ["type"]}, "else": {"properties": {"args": {}}, "additionalProperties": reference}}
+    return {"x-kind": parameter.kind, "x-per-head": True, "allOf": [*parts, each]} | described
 
 
 def _read_parameter(schema: Schema, required: bool) -> Parameter:
     kind = schema.get("x-kind")
-    return Parameter(schema if kind is None else schema["allOf"][0], required, kind)
+    return Parameter(schema if kind is None else schema["allOf"][0], required, kind, False, "x-per-head" in schema)
 
 
 def _ref(kind: str) -> Schema:
@@ -159,7 +163,7 @@ def _allow_partial_files(schema: Schema) -> None:
         "required": schema.pop("required"),
         "properties": {**needs, "trainer": {"required": trainer.pop("required")}},
     }
-    for name in ("Component", "Optimizer", "Scheduler", "HeadLoss"):
+    for name in ("Component", "DataSet", "Optimizer", "Scheduler", "HeadLoss"):
         schema["$defs"][name].pop("required")
 
 

@@ -21,6 +21,7 @@ __all__ = ["PLACES", "Kind", "Nested", "components_of", "config_problems", "tree
 # Where a config chooses components, and of which kind; `*` is every element of a list or object.
 PLACES = {
     "dataset": "dataset",
+    "dataset.*": "dataset",
     "views.train": "preset",
     "views.train.*": "transform",
     "views.weak": "preset",
@@ -159,7 +160,7 @@ def components_of(tree: Mapping[str, Any]) -> Iterator[tuple[Key, str, Any]]:
             inside = iter([(last, node.get(last))] if isinstance(node, Mapping) else [])
         elif isinstance(node, list):
             inside = iter(enumerate(node))
-        elif isinstance(node, Mapping) and "type" not in node:
+        elif isinstance(node, Mapping) and "type" not in node and place != "dataset.*":
             inside = iter(node.items())
         for name, component in inside:
             named = component.get("type") if isinstance(component, Mapping) else component

@@ -1,7 +1,8 @@
 """What a config is made of: JSON files that extend one another and -s overrides, and who brought which value.
 
-One rule for all: objects merge, everything else replaces. The exception that makes components usable is an object that
-takes another form: with another `type` its `args` replace the base's, and a loss per head replaces a single one.
+One rule for all: objects merge, everything else replaces; `-s` also reaches into a list by number. The exception that
+makes components usable is an object that takes another form: with another `type` its `args` replace the base's, and
+something given per head or per data set replaces a single one.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ def _merge_objects(base: Tree, over: Tree, merged: Layer, layer: Layer, at: Key)
     for name, value in over.items():
         key = (*at, name)
         old = result.get(name)
-        if isinstance(old, dict) and isinstance(value, dict) and not _is_another_form(key, old, value):
+        if isinstance(old, list) and _is_patch(value):
+            elements: dict[Any, Any] = dict(enumerate(old))
+            result[name] = list(_merge_objects(elements, value, merged, layer, key).values())
+        elif isinstance(old, dict) and isinstance(value, dict) and not _is_another_form(key, old, value):
             result[name] = _merge_objects(old, value, merged, layer, key)
         else:
             result[name] = value
@@ -89,15 +93,34 @@ def _merge_objects(base: Tree, over: Tree, merged: Layer, layer: Layer, at: Key)
     return result
 
 
+def _is_patch(value: Any) -> bool:
+    """{number: value} of an override, for elements of a list; the keys of JSON objects are strings."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(name, int) for name in value)
+
+
+def is_per_head(value: Tree) -> bool:
+    """{head or "default": component} rather than {"type", "args"}."""
+    return bool(value) and not {"type", "args"} & value.keys()
+
+
 def is_loss_per_head(loss: Tree) -> bool:
     """{head or "default": loss} rather than {"type", "args"}."""
-    return bool(loss) and not {"type", "args"} & loss.keys() and all(isinstance(part, dict) for part in loss.values())
+    return is_per_head(loss) and all(isinstance(part, dict) for part in loss.values())
+
+
+def is_labeled_per_data_set(labeled: Tree) -> bool:
+    """{data set: {"count" or "per_class"}} rather than one of these."""
+    return bool(labeled) and all(isinstance(part, dict) for part in labeled.values())
 
 
 def _is_another_form(key: Key, base: Tree, over: Tree) -> bool:
     if key == ("loss",):
         return is_loss_per_head(base) != is_loss_per_head(over)
-    if key == ("labels", "labeled"):
+    if key[:2] == ("trainer", "args") and len(key) == 3:
+        return is_per_head(base) != is_per_head(over)
+    if key[:2] == ("labels", "labeled"):
+        if is_labeled_per_data_set(base) != is_labeled_per_data_set(over):
+            return True
         here, there = ({"count", "per_class"} & form.keys() for form in (base, over))
         return bool(here and there) and here != there
     return False
@@ -146,18 +169,35 @@ def _parse_override(text: str, tree: Tree) -> Layer:
         raise ConfigError(f"{source}: expected KEY=VALUE, for example trainer.epochs=3")
     if key[0] in ("extends", "$schema"):
         raise ConfigError(f"{source}: {key[0]} works in a config file only")
-    node: Any = tree
-    for depth, part in enumerate(key[:-1], start=1):
-        node = node.get(part)
-        if node is None:
-            break
-        if not isinstance(node, dict):
-            advice = "a list; give the whole list" if isinstance(node, list) else f"{shown_value(node)}, not an object"
-            raise ConfigError(f"{source}: {dotted(key[:depth])} is {advice}")
+    key = _with_numbers(key, tree, source)
     made = _value(value, source)
     for part in reversed(key):
         made = {part: made}
     return Layer(made, {key: source})
+
+
+def _with_numbers(key: Key, tree: Tree, source: str) -> Key:
+    """The key with whole numbers where the config has lists. Raises ConfigError where it leads into neither."""
+    node: Any = tree
+    found: Key = ()
+    for part in key:
+        if isinstance(node, list):
+            number = _element(str(part), node, found, source)
+            found, node = (*found, number), node[number]
+        elif node is None or isinstance(node, dict):
+            found, node = (*found, part), (node or {}).get(part)
+        else:
+            raise ConfigError(f"{source}: {dotted(found)} is {shown_value(node)}, not an object")
+    return found
+
+
+def _element(part: str, elements: list, at: Key, source: str) -> int:
+    if part.isdecimal() and int(part) < len(elements):
+        return int(part)
+    names = [item.get("name") or item.get("type") if isinstance(item, dict) else item for item in elements]
+    known = [f"{number} ({name})" if isinstance(name, str) else f"{number}" for number, name in enumerate(names)]
+    choice = f"name an element by its number: {', '.join(known)}" if known else "it is empty"
+    raise ConfigError(f"{source}: {dotted(at)} is a list without '{part}'; give the whole list or {choice}")
 
 
 def _value(text: str, source: str) -> Any:

@@ -54,9 +54,16 @@ def _changes(a: Any, b: Any, key: Key) -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in a | b:
             yield from _changes(a.get(name, _ABSENT), b.get(name, _ABSENT), (*key, name))
+    elif _are_objects(a) and _are_objects(b) and len(a) == len(b):
+        for number, (one, other) in enumerate(zip(a, b)):
+            yield from _changes(one, other, (*key, number))
     elif a is _ABSENT or b is _ABSENT or json.dumps(a) != json.dumps(b):
         before, after = ("(absent)" if x is _ABSENT else json.dumps(x, ensure_ascii=False) for x in (a, b))
         yield f"{dotted(key)}: {before} -> {after}"
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 _ABSENT = object()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationInfo, field_validator
 
-from utils.config.layers import Layer, Problem, is_loss_per_head
+from utils.config.layers import Key, Layer, Problem, is_labeled_per_data_set, is_loss_per_head
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -21,6 +22,13 @@ def _says(expected: str) -> dict[str, Any]:
 
 
 Name = Annotated[str, Field(min_length=1, json_schema_extra=_says("a name"))]
+FileName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
+        json_schema_extra=_says("a folder name of letters, digits, '.', '_' and '-'"),
+    ),
+]
 
 
 class Section(BaseModel):
@@ -38,6 +46,41 @@ class Component(Section):
     """Name of the class or function."""
     args: dict[str, Any] = {}
     """Its arguments, checked against its signature."""
+
+
+class DataSet(Component):
+    """A reader, and which of its attributes are learned."""
+
+    attributes: Annotated[list[Text], Field(min_length=1)] | Annotated[dict[str, Text], Field(min_length=1)] | None = (
+        Field(
+            default=None,
+            json_schema_extra=_says("a list of attributes, an object {ATTRIBUTE: name of its head} or null"),
+        )
+    )
+    """Attributes of the reader to be learned, or their names in this run; null: all as they are called."""
+
+
+class NamedDataSet(DataSet):
+    """One of several data sets."""
+
+    name: FileName | None = None
+    """What the data set is called; its images are NAME/…; null: the type."""
+
+    @property
+    def title(self) -> str:
+        """Its name, or its type."""
+        return self.name or self.type
+
+
+def _data_form(value: Any) -> str:
+    return "<several>" if isinstance(value, list) else "<one>"
+
+
+Data = Annotated[
+    Annotated[DataSet, Tag("<one>")] | Annotated[list[NamedDataSet], Field(min_length=1), Tag("<several>")],
+    Discriminator(_data_form),
+    Field(json_schema_extra=_says('an object {"type": NAME, "args": {…}} or a list of them, each with a "name"')),
+]
 
 
 class HeadLoss(Component):
@@ -83,10 +126,26 @@ def _labeled_form(value: Any) -> str:
     return "<count>" if isinstance(value, Count) or (isinstance(value, dict) and "count" in value) else "<per class>"
 
 
-Labeled = Annotated[
+OneLabeled = Annotated[
     Annotated[PerClass, Tag("<per class>")] | Annotated[Count, Tag("<count>")],
     Discriminator(_labeled_form),
     Field(json_schema_extra=_says('an object {"per_class": N, "seed": N} or {"count": N, "seed": N}')),
+]
+
+
+def _labeled_forms(value: Any) -> str:
+    several = isinstance(value, dict) and any(isinstance(part, PerClass | Count) for part in value.values())
+    return "<per data set>" if several or (isinstance(value, dict) and is_labeled_per_data_set(value)) else "<one>"
+
+
+Labeled = Annotated[
+    Annotated[OneLabeled, Tag("<one>")] | Annotated[dict[str, OneLabeled], Field(min_length=1), Tag("<per data set>")],
+    Discriminator(_labeled_forms),
+    Field(
+        json_schema_extra=_says(
+            'an object {"per_class": N, "seed": N} or {"count": N, "seed": N}, or one of these for each data set'
+        )
+    ),
 ]
 
 
@@ -324,15 +383,12 @@ class Config(Section):
     """Another config, relative to this file, that this one merges over."""
     about: str = ""
     """One line: what it trains, the command, how long it takes on what, the metric to expect."""
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
-        json_schema_extra=_says("a folder name of letters, digits, '.', '_' and '-'"),
-    )
+    name: FileName
     """Name of the experiment; its runs are in saved/NAME."""
     seed: Seed = 42
     """Seed of everything random but the split."""
-    dataset: Component
-    """The reader of the data: a name of data_loader/readers."""
+    dataset: Data
+    """The reader of the data, a name of data_loader/readers, or a list of several data sets."""
     labels: Labels = Labels()
     split: Split = Split()
     views: Views = Views()
@@ -358,9 +414,27 @@ class Config(Section):
         if extends is not None:
             raise ValueError("works in a config file only")
 
+    @field_validator("dataset")
+    @classmethod
+    def _different_names(cls, dataset: Any) -> Any:
+        names = [part.title for part in dataset] if isinstance(dataset, list) else []
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{names.count(twice)} data sets are called '{twice}'; give each a name of its own")
+        return dataset
+
+    @property
+    def data_sets(self) -> list[tuple[str, DataSet]]:
+        """The place in this config and the reader of each data set."""
+        if isinstance(self.dataset, DataSet):
+            return [("dataset", self.dataset)]
+        return [(f"dataset[{number}]", part) for number, part in enumerate(self.dataset)]
+
     def where(self, path: str) -> str:
         """`path` for messages, with the file or the -s that its value comes from: `configs/x.json: optimizer`."""
-        return f"{self._layer.source(tuple(path.split('[')[0].split('.'))) or 'config'}: {path}"
+        parts = re.findall(r"\[(\d+)\]|([^.\[\]]+)", path)
+        key: Key = tuple(int(number) if number else name for number, name in parts)
+        return f"{self._layer.source(key) or 'config'}: {path}"
 
     def line(self, problem: Problem) -> str:
         """A problem as one line of a message: `configs/x.json: optimizer.args.lr: …`."""

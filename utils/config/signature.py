@@ -7,6 +7,7 @@ The live classes (`components.py`) and the catalogue in configs/schema.json (`ca
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import inspect
 import json
 import sys
@@ -20,7 +21,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from utils.config.json_schema import Schema, branches, child, expected, fits, shown
-from utils.config.layers import Key, Problem
+from utils.config.layers import Key, Problem, is_per_head
 from utils.errors import did_you_mean
 
 
@@ -29,20 +30,23 @@ class Nested:
     """Marks a parameter that holds a component (or a list of them) of a kind: `Annotated[dict | str, Nested("align")]`.
 
     It is checked with the rest of the config and handed over as it is; the callee builds it. A bare string means no
-    args; where the parameter may be null, "none" says so by name.
+    args; where the parameter may be null, "none" says so by name. per_head: it may also be {HEAD or "default": one}.
     """
 
     kind: str
+    per_head: bool = False
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """An argument that a config may give. kind: of the components in it; built: they are built before the call."""
+    """An argument that a config may give. kind: of the components in it; built: they are built before the call;
+    per_head: there may be one for each head."""
 
     schema: Schema
     required: bool = False
     kind: str | None = None
     built: bool = False
+    per_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,10 @@ def _args_problems(name: str, args: dict, key: Key, signature: Signature, lookup
 def _value_problems(value: Any, key: Key, parameter: Parameter, lookup: Lookup) -> Iterator[Problem]:
     if not fits(value, parameter.schema):
         yield Problem(key, f"expected {expected(parameter.schema)}, got {shown(value)}")
+    elif parameter.per_head and isinstance(value, dict) and is_per_head(value):
+        one = dataclasses.replace(parameter, per_head=False)
+        for head, component in value.items():
+            yield from _value_problems(component, (*key, head), one, lookup)
     elif parameter.kind is not None and not (value == "none" and fits(None, parameter.schema)):
         several = isinstance(value, list)
         for i, component in enumerate(value if several else [value]):
@@ -161,13 +169,14 @@ def _describe_parameter(
     required = parameter.default is parameter.empty
     marks = [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Nested)]
     kind = marks[0].kind if marks else None
+    per_head = bool(marks) and marks[0].per_head
     schema = type_schema(annotation)
     built = False
     if kind is None and (found := _kind_of_objects(annotation, bases)) is not None:
         kind, several = found
         built = True
         schema = {"type": "array"} if several else {"type": ["object", "string"]}
-    return Parameter(_with_default(schema or {}, parameter.default), required, kind, built)
+    return Parameter(_with_default(schema or {}, parameter.default), required, kind, built, per_head)
 
 
 def _with_default(schema: Schema, default: Any) -> Schema:

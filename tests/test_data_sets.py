@@ -1,0 +1,362 @@
+"""Several data sets in one run: labels that are missing, what a row trains, splits, reports, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from data_loader.corrections import apply_corrections
+from data_loader.data_sets import label_table
+from data_loader.hidden_labels import hide_labels
+from data_loader.label_frame import filter_rows
+from data_loader.prepare_labels import prepare_labels, read_labels
+from data_loader.readers import CelebAHair
+from data_loader.sampler import make_stream
+from trainer.build import build_trainer
+from trainer.check_resume import check_resume
+from utils.config import Config, config_from_dict, load_config
+from utils.distributed import World
+from utils.errors import ConfigError, UserError
+
+ANNOTATION = "CelebAMask-HQ-attribute-anno.txt"
+
+
+def paint(path: Path, red: bool, left: bool, rng: np.random.Generator) -> None:
+    """24 x 24 pixels: red or blue says the gender, a bar on the left or right the other attribute."""
+    picture = rng.integers(0, 90, (24, 24, 3)).astype(np.uint8)
+    picture[4:20, 4:20, 2 if red else 0] += 120  # OpenCV writes BGR
+    picture[:, (2 if left else 18) : (6 if left else 22)] += 60
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), picture)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    """utk/: 80 images with gender and age (3 per group); celeba/: 60 with Male and Bangs, other shares of both."""
+    root, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
+    lines = ["path,group"]
+    for i in range(80):
+        gender, age = i % 2, (20, 40, 70, 25)[i // 2 % 4]
+        name = f"{age}_{gender}_0_{i:04d}.jpg.chip.jpg"
+        paint(root / "utk" / "images" / name, gender == 0, age < 30, rng)
+        lines.append(f"images/{name},g{i // 3}")
+    (root / "utk" / "labels.csv").write_text("\n".join(lines) + "\n")
+    rows = []
+    for i in range(60):
+        male, bangs = i % 3 > 0, i % 5 == 0
+        paint(root / "celeba" / "CelebA-HQ-img" / f"{i}.jpg", male, bangs, rng)
+        rows.append(f"{i}.jpg  {1 if bangs else -1} {1 if male else -1}")
+    (root / "celeba" / ANNOTATION).write_text("\n".join(["60", "Bangs Male", *rows]) + "\n")
+    return root
+
+
+def config_of(faces: Path, **changes: Any) -> Config:
+    tree: dict[str, Any] = {
+        "name": "both",
+        "dataset": [
+            {"type": "UTKFace", "args": {"root": str(faces / "utk"), "age_boundaries": [30]}, "name": "utk"},
+            {
+                "type": "CelebAHair",
+                "args": {"root": str(faces / "celeba"), "attribute": ["Bangs", "Male"]},
+                "name": "celeba",
+            },
+        ],
+        "split": {"valid": 0.25},
+        "views": {"size": 24},
+        "data_loader": {"batch_size": 8, "unlabeled_ratio": 2, "num_workers": 0, "sampler": "balanced"},
+        "arch": {"type": "FaceClassifier", "args": {"backbone": "test_efficientnet", "pretrained": False}},
+        "optimizer": {"type": "AdamW", "args": {"lr": 5e-3}},
+        "trainer": {"type": "FixMatchTrainer", "epochs": 1, "steps_per_epoch": 6, "ema": 0.9},
+        "logger": {"tensorboard": False, "console": False},
+    }
+    for key, value in changes.items():
+        *outer, last = key.split("__")
+        node = tree
+        for part in outer:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return config_from_dict(tree, "x.json")
+
+
+def refused(function: Any, *args: Any) -> str:
+    with pytest.raises(UserError) as error:
+        function(*args)
+    return str(error.value)
+
+
+# The label frame -----------------------------------------------------------------------------------------------------
+
+
+def test_each_data_set_brings_its_attributes_and_the_others_are_missing(faces):
+    frame = read_labels(config_of(faces))
+    assert frame.classes == {
+        "gender": ("male", "female"),
+        "age": ("<30", ">=30"),
+        "bangs": ("no_bangs", "bangs"),
+    }
+    rows = frame.rows.set_index("path")
+    assert len(rows) == 140 and list(rows["dataset"].value_counts()[["utk", "celeba"]]) == [80, 60]
+    here = rows.loc["utk/images/70_1_0_0005.jpg.chip.jpg"]
+    assert (here["gender"], here["age"], here["bangs"], here["group"]) == (1, 1, -1, "utk/g1")
+    there = rows.loc["celeba/CelebA-HQ-img/5.jpg"]
+    assert (there["gender"], there["age"], there["bangs"]) == (0, -1, 1)
+    assert frame.counts("gender") == {"male": 40 + 40, "female": 40 + 20}
+    assert frame.counts("bangs") == {"no_bangs": 48, "bangs": 12} and frame.counts("age") == {"<30": 40, ">=30": 40}
+    assert all(frame.file(path).is_file() for path in frame.rows["path"])
+
+
+def test_classes_must_agree_unless_they_are_merged(faces):
+    table = faces / "utk" / "sex.csv"
+    names = sorted(p.name for p in (faces / "utk" / "images").iterdir())[:40]
+    table.write_text("path,gender\n" + "".join(f"images/{n},{'mw'[int(n.split('_')[1])]}\n" for n in names))
+    more = {"type": "LabelCSV", "args": {"root": str(faces / "utk"), "frame": "sex.csv", "attributes": ["gender"]}}
+    both = [{"type": "UTKFace", "args": {"root": str(faces / "utk")}}, more]
+    assert refused(read_labels, config_of(faces, dataset=both)) == (
+        "dataset: 'gender' has the classes male, female in the data set 'UTKFace' and m, w in 'LabelCSV'; say with "
+        "labels.merge.gender which of them are the same, or call or leave out one of the two with the key 'attributes' "
+        "of its data set"
+    )
+    merge = {"gender": {"male": ["male", "m"], "female": ["female", "w"]}}
+    merged = read_labels(config_of(faces, dataset=both, labels__merge=merge))
+    assert merged.classes["gender"] == ("male", "female") and sum(merged.counts("gender").values()) == 120
+    apart = read_labels(config_of(faces, dataset=[both[0], {**more, "attributes": {"gender": "sex"}}]))
+    assert apart.classes["sex"] == ("m", "w") and apart.counts("gender") == {"male": 40, "female": 40}
+    swapped = {**more, "args": {**more["args"], "classes": {"gender": ["w", "m"]}}}
+    same = read_labels(config_of(faces, dataset=[more, {**swapped, "name": "again"}]))
+    assert same.classes["gender"] == ("m", "w") and same.counts("gender")["m"] % 2 == 0
+
+
+def test_attributes_can_be_left_out_and_renamed(faces):
+    one = {"type": "UTKFace", "args": {"root": str(faces / "utk")}, "attributes": ["age"]}
+    frame = read_labels(config_of(faces, dataset=one))
+    assert frame.attributes == ("age",) and set(frame.rows["gender"]) == {"male", "female"} and not frame.roots
+    for wanted, message in (
+        (["gendr"], "config: dataset.attributes: no attribute 'gendr'; did you mean 'gender'?"),
+        ({"gender": "age", "age": "age"}, "'age' cannot name an attribute here, or names two"),
+        ({"gender": "path"}, "'path' cannot name an attribute here"),
+    ):
+        assert message.split(": ", 1)[-1] in refused(
+            read_labels, config_of(faces, dataset={**one, "attributes": wanted})
+        )
+    parts = config_of(faces).to_dict()["dataset"]
+    parts[1]["args"]["root"] = str(faces / "nowhere")
+    message = refused(read_labels, config_of(faces, dataset=parts))
+    assert message.startswith("data set 'celeba': dataset[1].args.root: no folder")
+
+
+def test_the_reader_gives_several_annotated_attributes(faces):
+    root = faces / "celeba"
+    frame = CelebAHair(str(root), attribute=["Male", "Bangs"])
+    assert frame.classes == {"gender": ("male", "female"), "bangs": ("no_bangs", "bangs")}
+    assert frame.counts("gender") == {"male": 40, "female": 20}
+    (root / "hand.csv").write_text("file,forehead,bangs\n0,0,x\n1,2,y\n2,-1,z\n")
+    hand = CelebAHair(str(root), label_frame="hand.csv", attribute=["Male"])
+    assert hand.classes == {"forehead": ("0", "2"), "gender": ("male", "female")} and len(hand) == 59
+    assert hand.counts("gender") == {"male": 39, "female": 20} and hand.counts("forehead") == {"0": 1, "2": 1}
+    assert "has one class only" in refused(lambda: CelebAHair(str(root), attribute=["Male"], gender="male"))
+    assert "expected different names" in refused(lambda: CelebAHair(str(root), attribute=[]))
+
+
+def test_filters_concern_the_data_sets_that_have_their_columns(faces):
+    frame = read_labels(config_of(faces))
+    old = filter_rows(frame, ["years >= 30"])
+    assert list(old.rows["dataset"].value_counts()[["utk", "celeba"]]) == [40, 60]
+    assert len(filter_rows(frame, ["bangs == 'bangs'"])) == 80 + 12
+    assert len(filter_rows(frame, ["gender == 'male'"])) == 80 and len(filter_rows(frame, ["dataset == 'utk'"])) == 80
+    assert "no data set has all of bangs, years" in refused(filter_rows, frame, ["years > 3 or bangs == 'bangs'"])
+
+
+def test_corrections_name_images_as_the_run_does(faces, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("fix.csv").write_text(
+        "path,field,from,to\nceleba/CelebA-HQ-img/5.jpg,bangs,bangs,no_bangs\n"
+        "utk/images/70_1_0_0005.jpg.chip.jpg,gender,female,unsure\n"
+    )
+    rows = apply_corrections(read_labels(config_of(faces)), "fix.csv").rows.set_index("path")
+    assert rows.loc["celeba/CelebA-HQ-img/5.jpg", "bangs"] == 0
+    assert rows.loc["utk/images/70_1_0_0005.jpg.chip.jpg", "gender"] == -1
+
+
+def test_splits_keep_groups_and_the_shares_of_each_data_set(faces):
+    labels = prepare_labels(config_of(faces, split__test=0.1))
+    rows = labels.frame.rows.assign(split=labels.split)
+    assert rows.groupby("group")["split"].nunique().max() == 1
+    shares = rows.groupby("dataset")["split"].value_counts(normalize=True).unstack()
+    assert np.allclose(shares.loc["celeba", ["valid", "test"]], [0.25, 0.1], atol=0.02)
+    assert np.allclose(shares.loc["utk", ["valid", "test"]], [0.25, 0.1], atol=0.05)
+    bangs = rows[rows["dataset"] == "celeba"].groupby("split")["bangs"].mean()
+    assert np.allclose(bangs[["train", "valid"]], 0.2, atol=0.02)
+    table = label_table(labels.frame, labels.split)
+    assert [line.split() for line in table[1:4]] == [
+        ["split", "data", "set", "images", "gender", "age", "bangs"],
+        ["train", "utk", "51", "51", "/", "0", "51", "/", "0", "0", "/", "51"],
+        ["train", "celeba", "39", "39", "/", "0", "0", "/", "39", "39", "/", "0"],
+    ]
+
+
+def test_a_split_that_one_data_set_brings_is_kept(faces):
+    names = sorted(p.name for p in (faces / "utk" / "images").iterdir())
+    side = ["test" if i < 20 else "train" for i in range(len(names))]
+    lines = [f"images/{n},{n.split('_')[1]},{s}\n" for n, s in zip(names, side)]
+    (faces / "utk" / "sides.csv").write_text("path,sex,side\n" + "".join(lines))
+    args = {"root": str(faces / "utk"), "frame": "sides.csv", "attributes": ["sex"], "split": "side"}
+    parts = [config_of(faces).to_dict()["dataset"][1], {"type": "LabelCSV", "args": args}]
+    labels = prepare_labels(config_of(faces, dataset=parts))
+    counts = labels.frame.rows.groupby("dataset")["path"].count()
+    sides = labels.split.groupby(labels.frame.rows["dataset"]).value_counts()
+    assert sides["LabelCSV", "test"] == 20 and sides["LabelCSV", "valid"] == 15 and counts["LabelCSV"] == 80
+    assert sides["celeba", "valid"] == 15 and ("celeba", "test") not in sides
+
+
+def test_hidden_labels_are_drawn_in_each_data_set(faces):
+    config = config_of(faces, labels__labeled={"utk": {"count": 10}})
+    labels = prepare_labels(config)
+    rows, train = labels.frame.rows, labels.split == "train"
+    utk, celeba = (train & (rows["dataset"] == name) for name in ("utk", "celeba"))
+    assert ((rows["age"] >= 0) & utk).sum() == ((rows["gender"] >= 0) & utk).sum() == 10
+    assert (rows.loc[celeba, "bangs"] >= 0).all() and (rows.loc[utk, "hidden/age"] >= 0).sum() == utk.sum() - 10
+    assert (rows["hidden/bangs"] == -1).all()
+    both = prepare_labels(config_of(faces, labels__labeled={"utk": {"count": 10}, "celeba": {"per_class": 2}}))
+    assert (both.frame.rows["hidden/age"] >= 0).sum() == utk.sum() - 10
+    assert ((both.frame.rows["bangs"] >= 0) & train).sum() == 8  # 2 of each of bangs x gender
+    alone = hide_labels(prepare_labels(config_of(faces)).frame, labels.split, {"count": 10}, data_set="utk")
+    assert alone.rows["age"].equals(rows["age"])
+    wrong = config_of(faces, labels__labeled={"utc": {"count": 10}})
+    assert refused(prepare_labels, wrong) == "config: labels.labeled: no data set 'utc'; did you mean 'utk'?".replace(
+        "config", "x.json"
+    )
+
+
+def test_samplers_give_data_sets_their_share_before_classes():
+    rows = np.arange(400)
+    data_sets = (rows >= 300).astype(np.int64)
+    classes = np.where(data_sets == 0, rows % 3, 7 + (rows >= 390))
+    shares = {}
+    for kind in ("balanced", "weighted", "square_root"):
+        drawn = make_stream(kind, rows, classes, 0, 1, data_sets).take(5, 6000)
+        shares[kind] = np.array([np.mean(classes[drawn] == c) for c in (0, 1, 2, 7, 8)])
+    assert np.allclose(shares["balanced"], [1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4], atol=1e-3)
+    assert np.allclose(shares["weighted"], [1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4], atol=0.02)
+    first = 300**0.5 / (300**0.5 + 10)
+    assert np.allclose(shares["square_root"], [first / 3] * 3 + [(1 - first) * 0.75, (1 - first) * 0.25], atol=0.02)
+    stream = make_stream("balanced", rows, classes, 0, 1, data_sets)
+    assert np.array_equal(stream.take(3, 50)[7:], stream.take(10, 43))
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def trainer_of(config: Config, tmp_path: Path) -> Any:
+    config = config_from_dict(
+        {**config.to_dict(), "trainer": {**config.to_dict()["trainer"], "save_dir": str(tmp_path)}}, "x"
+    )
+    return build_trainer(config, torch.device("cpu"), World(), {}, tell=lambda _: None).trainer
+
+
+@pytest.mark.parametrize("kind", ["SupervisedTrainer", "MultiHeadTrainer", "FixMatchTrainer"])
+def test_what_a_row_trains(faces, tmp_path, kind):
+    """A row of celeba has no age: no gradient for that head from its labels, but one from its pseudo-label."""
+    changes = {"trainer__args": {"threshold": {"type": "fixed", "args": {"value": 0.01}}}} if "Fix" in kind else {}
+    made = trainer_of(config_of(faces, trainer__type=kind, **changes), tmp_path)
+    batch = made.data.first_batch()
+    rows = made.data.labels.frame.rows
+    celeba = torch.tensor((rows["dataset"] == "celeba").to_numpy())
+    for stream in batch.values():
+        keep = celeba[stream["row"]]
+        assert 0 < keep.sum() < len(keep)
+        for name, value in stream.items():
+            stream[name] = {h: v[keep] for h, v in value.items()} if isinstance(value, dict) else value[keep]
+    made.network.train()
+    made.training_step(batch).backward()
+    size = {
+        head: float(sum(p.grad.abs().sum() for p in made.model.heads[head].parameters() if p.grad is not None))
+        for head in made.classes
+    }
+    assert size["bangs"] > 0 and size["gender"] > 0
+    assert (size["age"] > 0) == (kind == "FixMatchTrainer")
+
+
+def test_switches_per_head(faces, tmp_path):
+    switches = {
+        "threshold": {"age": "freematch", "default": {"type": "fixed", "args": {"value": 0.8}}},
+        "align": {"bangs": "prior", "gender": None, "age": "uniform"},
+        "debias": None,
+    }
+    made = trainer_of(config_of(faces, trainer__args=switches), tmp_path)
+    kinds = {head: type(made.labeler(head).threshold).__name__ for head in made.classes}
+    assert kinds == {"gender": "fixed", "age": "freematch", "bangs": "fixed"}
+    assert made.labeler("gender").threshold.value == 0.8 and made.labeler("gender").align is None
+    assert made.labeler("age").align.target.tolist() == [0.5, 0.5]
+    assert made.labeler("bangs").align.target[1].item() == pytest.approx(0.2, abs=0.02)
+    made.train_on(made.data.first_batch())
+    assert {"train/age/pass_rate", "train/bangs/pass_rate"} <= made.epoch_values(made.sums.read()).keys()
+    for wrong, message in (
+        (
+            {"threshold": {"aeg": "fixed", "default": "fixed"}},
+            "trainer.args.threshold: no head 'aeg'; did you mean 'age'?",
+        ),
+        ({"align": {"age": "prior"}}, "trainer.args.align: nothing for the head 'gender' and no 'default'"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            trainer_of(config_of(faces, trainer__args=wrong), tmp_path)
+        assert message in str(error.value)
+
+
+def test_stopping_and_continuing_changes_nothing(faces):
+    same, lines = check_resume(config_of(faces, labels__labeled={"count": 40}), "cpu")
+    assert same, "\n".join(lines)
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_and_its_checkpoint(faces, tmp_path, in_process):
+    here, moved = tmp_path / "here", tmp_path / "moved"
+    shutil.copytree(faces, here)
+    tree = config_of(here, trainer__save_dir=str(tmp_path / "saved"), trainer__epochs=2).to_dict()
+    path = tmp_path / "both.json"
+    path.write_text(json.dumps(tree))
+    done = in_process("train.py", "-c", str(path), "-d", "cpu", "--run-id", "a")
+    assert done.code == 0, done.err
+    run_dir = tmp_path / "saved" / "both" / "a"
+    assert "images with / without a label in use:" in (run_dir / "train.log").read_text()
+    metrics = pd.read_csv(run_dir / "metrics.csv")
+    assert metrics[[f"valid/{head}/macro_f1" for head in ("gender", "age", "bangs")]].notna().all(axis=None)
+    split = pd.read_csv(run_dir / "split.csv")
+    assert set(split["path"].str.split("/").str[0]) == {"utk", "celeba"}
+
+    here.rename(moved)
+    roots = [f"dataset.0.args.root={moved / 'utk'}", f"dataset.1.args.root={moved / 'celeba'}"]
+    options = [part for root in roots for part in ("-s", root)]
+    last = str(run_dir / "checkpoints" / "last.pth")
+    tested = in_process("test.py", "--resume", last, "-d", "cpu", *options)
+    assert tested.code == 0, tested.err
+    scores = json.loads((run_dir / "report" / "metrics.json").read_text())["heads"]
+    valid = split[split["split"] == "valid"]["path"].str.split("/").str[0].value_counts()
+    support = {head: sum(c["support"] for c in score["per_class"].values()) for head, score in scores.items()}
+    assert support == {"gender": valid.sum(), "age": valid["utk"], "bangs": valid["celeba"]}
+    for head, score in scores.items():
+        assert score["macro_f1"] == pytest.approx(metrics[f"valid/{head}/macro_f1"].iloc[-1], abs=1e-6)
+    predictions = pd.read_csv(run_dir / "report" / "predictions.csv")
+    assert predictions.loc[predictions["path"].str.startswith("celeba/"), "age/label"].isna().all()
+    assert predictions["age/prediction"].notna().all()
+    assert (moved / "celeba" / "CelebA-HQ-img").as_uri() in (run_dir / "report" / "index.html").read_text()
+
+    elsewhere = {"type": "UTKFace", "args": {"root": str(moved / "utk"), "age_boundaries": [30]}}
+    other = ["-s", f"dataset={json.dumps(elsewhere)}", "--split", "all", "--out", str(tmp_path / "other")]
+    assert in_process("test.py", "--resume", last, "-d", "cpu", *other).code == 0
+    found = json.loads((tmp_path / "other" / "metrics.json").read_text())
+    assert found["heads"].keys() == {"gender", "age"} and found["images"] == 80
+    more = in_process(
+        "train.py", "-r", str(run_dir), "-d", "cpu", *options, "-s", "trainer.epochs=4", "-s", "dataset.0.name=ukt"
+    )
+    assert more.code == 2 and 'dataset[0].name: "utk" -> "ukt": cannot change' in more.err
+    assert load_config(path).data_sets[1][1].args["attribute"] == ["Bangs", "Male"]
