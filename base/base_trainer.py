@@ -144,10 +144,11 @@ class BaseTrainer(ABC):
             with self.scoring.autocast():
                 loss = self.training_step(batch)
             finite = FiniteCheck(loss)
-            self.scaler.scale(loss / accumulate).backward()
+            mean = loss if accumulate == 1 else loss / accumulate
+            self.scaler.scale(mean).backward()
         if not finite.result():
             self._stop_non_finite(batch, float(loss))
-        self.sums.add({"mean/loss": loss / accumulate})
+        self.sums.add({"mean/loss": mean})
         return loss.detach()
 
     def _update_weights(self) -> None:

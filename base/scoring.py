@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class Normalize:
         self.memory_format = torch.channels_last
 
     def __call__(self, images: Tensor) -> Tensor:
+        if images.ndim == 2:  # features of a frozen backbone
+            return images
         images = images.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
         return (images.float() - self.mean) * self.scale
 
@@ -67,15 +70,15 @@ class Scoring:
         confusions = {head: totals[f"confusion/{head}"] for head in self.classes}
         return {f"{split}/loss": sum(losses) / len(losses), **self.metrics(split, confusions)}
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager:
         dtype = self.parts.dtype
-        return torch.autocast(self.parts.device.type, dtype, enabled=dtype != torch.float32)
+        return nullcontext() if dtype == torch.float32 else torch.autocast(self.parts.device.type, dtype)
 
     def count(self, head: str, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sums of one head's labeled rows: confusion matrix, loss and rows. logits [N, C], target int64 [N]."""
         labeled = target >= 0
         loss, _ = self.parts.losses[head]
-        rows = loss(logits.float(), target) * labeled
+        rows = loss(logits.float(), target)  # 0 where there is no label
         confusion = confusion_matrix(self.decide(head, logits), target, len(self.classes[head]))
         return {f"confusion/{head}": confusion, f"loss/{head}": rows.sum(), f"rows/{head}": labeled.sum()}
 

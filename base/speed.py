@@ -56,8 +56,9 @@ def use(trainer: BaseTrainer, settings: Settings) -> None:
     trainer.normalize.memory_format = _MEMORY_FORMATS[settings.memory_format]
     for model in (trainer.model, trainer.ema.model if trainer.ema else nn.Module()):
         lay_out(model, trainer.normalize.memory_format)
-    # Batches keep their shapes, and a model that is general in them is slower.
-    network: Any = torch.compile(trainer.model, dynamic=False) if settings.compile else trainer.model
+    # Where batches keep their shapes, a network that is general in them would be slower.
+    varying = getattr(trainer, "selective", False)
+    network: Any = torch.compile(trainer.model, dynamic=varying) if settings.compile else trainer.model
     if trainer.world.size > 1:
         ids = [trainer.device.index] if trainer.device.type == "cuda" else None
         network = DistributedDataParallel(network, device_ids=ids)

@@ -70,8 +70,11 @@ class FaceClassifier(BaseModel):
         self._freeze(freeze, batch_norm)
 
     def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
-        """images: float [N, 3, H, W], normalised. The first `clean` rows get no dropout. Returns {head: logits}."""
-        features = self.features(images)
+        """images: float [N, 3, H, W], normalised, or their `features` [N, D]. Returns {head: logits}.
+
+        The first `clean` rows get no dropout.
+        """
+        features = images if images.ndim == 2 else self.features(images)
         if clean and self.training:
             features = torch.cat([features[:clean], self.dropout(features[clean:])])
         else:

@@ -11,13 +11,15 @@ import torch
 
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
-from base.parts import Loss, Metric, Parts, Scheduler
+from base.parts import Loss, Metric, Parts, Scheduler, TrainingData
+from base.scoring import Normalize
 from data_loader.cache import open_images
 from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
 from model.classifier import check_logits
 from trainer.components import KINDS
+from trainer.frozen import feature_data, is_frozen
 from trainer.speed import choose_speed, compiler_problem
 from utils.config import Component, Config
 from utils.config.schema import Speed
@@ -64,6 +66,12 @@ def build_trainer(
     model = build_model(config, {head: len(names) for head, names in data.classes.items()}, state is None)
     model = model.to(device)
     normalization = choose_normalization(config, model)
+    dtype = choose_dtype(config.trainer.precision, device)
+    batches: TrainingData = data
+    if config.data_loader.feature_views is not None:
+        if state is not None:
+            model.load_state_dict(state["model"])
+        batches = feature_data(config, data, model, Normalize(*normalization, device), dtype, world, tell)
     steps = config.trainer.steps_per_epoch or -(-data.steps_per_pass() // config.trainer.accumulate)
     optimizer = build_optimizer(config, model)
     speed = config.trainer.speed
@@ -72,27 +80,31 @@ def build_trainer(
     parts = Parts(
         config=config,
         model=model,
-        data=data,
+        data=batches,
         losses={head: _loss(config, head, data.class_counts[head].to(device)) for head in data.classes},
         metrics={head: _metrics(config) for head in data.classes},
         optimizer=optimizer,
         scheduler=build_scheduler(config, optimizer, steps),
         normalization=normalization,
         device=device,
-        dtype=choose_dtype(config.trainer.precision, device),
+        dtype=dtype,
         world=world,
         steps_per_epoch=steps,
         environment=environment,
     )
     component = Component(type=config.trainer.type, args=config.trainer.args)
     trainer = KINDS["trainer"].build(component, config.where("trainer"), KINDS, parts=parts)
-    _try_batch(trainer, data)
+    _try_batch(trainer)
     if state is not None:
         trainer.load_state_dict(state)
         _check_schedule_reaches(trainer)
     measured = choose_speed(trainer, config.trainer.precision) if config.trainer.speed == "auto" else []
     weights = getattr(model, "weight_report", None)
     notes = [*labels.frame.history, *describe_split(labels), model.summary(), *([weights.line()] if weights else [])]
+    if is_frozen(model) and config.data_loader.feature_views is None:
+        notes.append(
+            "no gradient reaches the backbone: data_loader.feature_views=1 would compute its features only once"
+        )
     return Built(trainer, labels, [*notes, *measured])
 
 
@@ -175,9 +187,12 @@ def _loss(config: Config, head: str, class_counts: torch.Tensor) -> tuple[Loss, 
         loss, where, weight = of_head, f"loss.{name}", of_head.weight
     function = KINDS["loss"].build(loss, config.where(where), class_counts=class_counts)
     try:
-        function(torch.zeros(1, len(class_counts), device=class_counts.device), class_counts.new_zeros(1).long())
+        labeled_and_not = torch.tensor([0, -1], device=class_counts.device)
+        of_rows = function(class_counts.new_zeros(2, len(class_counts)), labeled_and_not)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{config.where(where)}.args: {loss.type}: {error}") from error
+    if of_rows.shape != (2,) or of_rows[1] != 0:
+        raise ConfigError(f"{config.where(where)}.type: {loss.type}: must give the loss of each row, 0 without a label")
     return function, weight
 
 
@@ -197,7 +212,7 @@ def _check_schedule_reaches(trainer: BaseTrainer) -> None:
         )
 
 
-def _try_batch(trainer: BaseTrainer, data: FaceData) -> None:
+def _try_batch(trainer: BaseTrainer) -> None:
     """One batch through views and network, so that what cannot work fails before a run folder exists."""
     required = getattr(trainer.model, "required_size", None)
     if required is not None and required != trainer.config.views.shape:
@@ -205,6 +220,7 @@ def _try_batch(trainer: BaseTrainer, data: FaceData) -> None:
             f"{trainer.config.where('views.size')}: this backbone takes {required[0]} x {required[1]} pixels only, "
             f"got {trainer.config.views.size}"
         )
+    data = trainer.data
     faces = data.first_batch()["labeled"]
     model = trainer.model.eval()
     with torch.no_grad():

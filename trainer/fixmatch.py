@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -9,7 +10,12 @@ from torch import Tensor
 
 from base.base_dataset import Batch
 from base.parts import Parts
+from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
+from trainer.selective import check_selective, only, rows_with_weight
 from trainer.semi_supervised import Align, Debias, OnCollapse, SemiSupervisedTrainer, Threshold
+
+Logits = dict[str, Tensor]
+Found = Iterable[tuple[str, PseudoLabeler, PseudoLabels]]
 
 
 class FixMatchTrainer(SemiSupervisedTrainer):
@@ -20,6 +26,7 @@ class FixMatchTrainer(SemiSupervisedTrainer):
     weak_forward: `joint` computes labeled, weak and strong rows in one pass, so that batch norm sees them together, as
     in the paper; `separate` computes the weak view without gradient, which is cheaper and the same where no layer
     mixes rows; `auto` chooses `joint` for networks with batch norm.
+    selective: compute only those strong rows that have a weight; the same loss, since the others add nothing to it.
     on_collapse: when the pseudo-labels go wrong, say so after the epoch; `stop` also ends the run after two in a row.
     """
 
@@ -34,8 +41,12 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         ramp_up: float = 0.0,
         warm_up_epochs: int = 0,
         weak_forward: Literal["auto", "joint", "separate"] = "auto",
+        selective: bool = False,
         on_collapse: OnCollapse = "warn",
     ):
+        self.selective = selective
+        if selective:
+            check_selective(parts.config, parts.model, weak_forward)
         super().__init__(
             parts,
             threshold=threshold,
@@ -52,12 +63,36 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         if self.in_warm_up:
             return super().training_step(batch)
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        of_labeled, of_weak, of_strong = self._forward(labeled["image"], unlabeled["weak"], unlabeled["strong"])
+        found: Found
+        if self.selective:
+            of_labeled, of_weak, of_strong, found = self._forward_selected(batch)
+        else:
+            of_labeled, of_weak, of_strong = self._forward(labeled["image"], unlabeled["weak"], unlabeled["strong"])
+            found = self.pseudo_labels(batch, of_labeled, of_weak)
         unsupervised, further = torch.zeros((), device=self.device), list[Tensor]()
-        for head, labeler, labels in self.pseudo_labels(batch, of_labeled, of_weak):
-            unsupervised = unsupervised + labeler.consistency_loss(of_strong[head], labels)
+        for head, labeler, labels in found:
+            unsupervised = unsupervised + labeler.consistency_loss(of_strong[head], labels, len(unlabeled["weak"]))
             further += labeler.further_losses(head, of_weak, of_strong, labels, self.progress)
         return self.total_loss(self.supervised_loss(of_labeled, labeled["target"]), unsupervised, further)
+
+    def _forward_selected(self, batch: Batch) -> tuple[Logits, Logits, Logits, Found]:
+        """Weak rows first; then, with gradient, the labeled and those strong rows whose pseudo-label has a weight."""
+        labeled, unlabeled = batch["labeled"]["image"], batch["unlabeled"]
+        count = len(unlabeled["weak"])
+        with torch.no_grad():
+            # One forward pass with gradient, as data-parallel training wants it; statistics need labeled rows before.
+            logits = self.network(self.normalize(torch.cat([unlabeled["weak"], labeled])), clean=count)
+        of_weak = {head: rows[:count] for head, rows in logits.items()}
+        found = list(self.pseudo_labels(batch, {head: rows[count:] for head, rows in logits.items()}, of_weak))
+        keep = rows_with_weight(labels for _, _, labels in found)
+        logits = self.network(self.normalize(torch.cat([labeled, unlabeled["strong"][keep]])))
+        self.sums.add({"mean/strong_rows": keep.float().mean() / self.config.trainer.accumulate})
+        return (
+            {head: rows[: len(labeled)] for head, rows in logits.items()},
+            of_weak,
+            {head: rows[len(labeled) :] for head, rows in logits.items()},
+            [(head, labeler, only(labels, keep)) for head, labeler, labels in found],
+        )
 
     def _forward(self, labeled: Tensor, weak: Tensor, strong: Tensor) -> tuple[dict[str, Tensor], ...]:
         sizes = [len(weak), len(labeled), len(strong)]

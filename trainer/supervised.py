@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -45,10 +46,10 @@ class SupervisedTrainer(BaseTrainer):
 
     def sum_of_heads(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Scalar from each head's loss, summed over its labeled rows, and the number of these rows."""
-        total = torch.zeros((), device=self.device)
-        for head, (loss, rows) in losses.items():
-            total = total + self.parts.losses[head][1] * mean_over(loss, rows)
-        return total
+        means = {head: mean_over(loss, rows) for head, (loss, rows) in losses.items()}
+        weights = {head: self.parts.losses[head][1] for head in means}
+        of_heads = [mean if weights[head] == 1 else weights[head] * mean for head, mean in means.items()]
+        return functools.reduce(torch.add, of_heads)
 
     def _mixed_loss(self, head: str, logits: Tensor, target: Tensor, mixed: Mixed) -> tuple[Tensor, Tensor]:
         """Loss and rows, both weighted by the shares; the confusion matrix counts an image under both labels alike."""
@@ -66,4 +67,4 @@ class SupervisedTrainer(BaseTrainer):
 
 def mean_over(loss: Tensor, rows: Tensor) -> Tensor:
     """Sum over rows to mean; 0 without any. Rows may be fractions where images are mixed."""
-    return loss / torch.where(rows > 0, rows, 1)
+    return loss / (torch.where(rows > 0, rows, 1) if rows.is_floating_point() else rows.clamp(min=1))

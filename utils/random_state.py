@@ -26,7 +26,11 @@ def sample_seeds(seed: int, *key: int, positions: np.ndarray) -> np.ndarray:
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch (all devices) for one training step, so that dropout is a function of (seed, step, rank)."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, 7, step, rank)).generate_state(1, np.uint64)[0] >> 1))
+    key = int(np.random.SeedSequence((seed, 7, step, rank)).generate_state(1, np.uint64)[0] >> 1)
+    if torch.cuda.is_initialized() or torch.backends.mps.is_available():
+        torch.manual_seed(key)
+    else:  # torch.manual_seed would queue a call, with a stack trace, for a CUDA that may come
+        torch.default_generator.manual_seed(key)
 
 
 def seed_everything(seed: int) -> None:

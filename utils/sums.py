@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -21,9 +22,12 @@ class Sums:
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         """Add each value (any shape, the same at every call) to its sum."""
         for name, value in values.items():
-            value = torch.as_tensor(value, device=self.device).detach().to(self.dtype)
+            value = value.detach() if isinstance(value, Tensor) else value
             held = self._sums.get(name)
-            self._sums[name] = value.clone() if held is None else held.add_(value)
+            if held is None:
+                self._sums[name] = torch.as_tensor(value, device=self.device).to(self.dtype, copy=True)
+            else:
+                held.add_(value)
 
     def read(self) -> dict[str, Tensor]:
         """The sums over all processes, on the CPU; one transfer each."""
@@ -44,6 +48,13 @@ def confusion_matrix(predictions: Tensor, target: Tensor, classes: int) -> Tenso
 
     predictions, target: int64 [N].
     """
-    names = torch.arange(classes, device=target.device)
-    true = (target[:, None] == names).float()
-    return true.T @ (predictions[:, None] == names).float()
+    names = _numbers(classes, target.device)
+    true = (target == names).float()
+    return true @ (predictions == names).float().T
+
+
+@functools.cache
+def _numbers(count: int, device: torch.device) -> Tensor:
+    """[count, 1]: 0, 1, …"""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)[:, None]

@@ -103,11 +103,15 @@ class PseudoLabeler(nn.Module):
         """Logits [L, C] that the supervised loss sees."""
         return logits if self.debias is None else self.debias.labeled(logits)
 
-    def consistency_loss(self, logits: Tensor, labels: PseudoLabels) -> Tensor:
-        """Cross entropy of strong-view logits [U, C] against the pseudo-labels, averaged over ALL U rows (eq. 4)."""
+    def consistency_loss(self, logits: Tensor, labels: PseudoLabels, rows: int | None = None) -> Tensor:
+        """Cross entropy of strong-view logits [U, C] against the pseudo-labels, averaged over ALL U rows (eq. 4).
+
+        rows: U, where only the rows that have a weight are given.
+        """
         logits = self._student(logits)
         target = labels.target if labels.soft is None else labels.soft
-        return (F.cross_entropy(logits, target, reduction="none") * labels.weight).mean()
+        weighted = F.cross_entropy(logits, target, reduction="none") * labels.weight
+        return weighted.sum() / (len(weighted) if rows is None else rows)
 
     def further_losses(
         self,

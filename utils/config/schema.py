@@ -282,6 +282,8 @@ class DataLoader(Section):
     """Labeled images: as they come, equally many of each class, by inverse class frequency, or by its square root."""
     cache: Literal["auto", "ram", "disk", "off"] = "auto"
     """Where decoded images are kept."""
+    feature_views: int | None = Field(default=None, ge=1)
+    """With a frozen backbone: compute its features once, of so many views of each image; null: at every step."""
 
 
 def _loss_form(value: Any) -> str:

@@ -1,0 +1,98 @@
+"""A backbone that does not train: its features once, and then a run like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from model.classifier import FaceClassifier
+from tests.test_training import equal, rows, weights, write_config
+from trainer.build import build_trainer
+from trainer.check_resume import check_resume
+from trainer.evaluate import load_for_evaluation
+from trainer.session import train
+from utils.config import load_config
+from utils.distributed import World
+
+CPU = torch.device("cpu")
+FROZEN = [
+    "arch.args.freeze=backbone",
+    "arch.args.dropout=0.0",
+    "data_loader.num_workers=0",
+    "optimizer.backbone_lr=null",
+]
+SHORT = ["trainer.type=SupervisedTrainer", "trainer.epochs=3", "trainer.steps_per_epoch=8", "logger.console=false"]
+
+
+@pytest.fixture
+def file(tmp_path, tiny_faces):
+    return write_config(tmp_path, tiny_faces)
+
+
+def run(file, name, *changes):
+    trainer = train(load_config(file, [*FROZEN, *SHORT, *changes]), file, [], None, "cpu", name)
+    trainer.train()
+    trainer.logger.close()
+    return trainer, file.parent / "saved" / "tiny" / name
+
+
+def test_training_on_features_is_training_on_the_images(file, capsys, monkeypatch):
+    """The same losses and weights as with the backbone run at every step, and a checkpoint that needs no features."""
+    _, images = run(file, "images", "views.train=none")
+    assert "data_loader.feature_views=1" in (images / "train.log").read_text()
+    trainer, features = run(file, "features", "data_loader.feature_views=1")
+    for one, two in zip(rows(images), rows(features), strict=True):
+        assert one.keys() == two.keys()
+        assert [float(one[name]) for name in one] == pytest.approx([float(two[name]) for name in one], abs=1e-4)
+    a, b = (weights(folder / "checkpoints" / "last.pth") for folder in (images, features))
+    assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a) and a.keys() == b.keys()
+
+    best = load_for_evaluation(features / "checkpoints" / "best.pth", CPU)
+    logits = best.model(trainer.normalize(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)))
+    assert logits["hue"].shape == (2, 2)
+
+    # The next start reads them, whatever it trains: the backbone is not asked again.
+    monkeypatch.setattr(FaceClassifier, "features", lambda self, images: 1 / 0)
+    _, again = run(file, "again", "data_loader.feature_views=1")
+    assert rows(again) == rows(features)
+    assert equal(b, weights(again / "checkpoints" / "last.pth"))
+    capsys.readouterr()
+
+
+def test_several_views_are_drawn_by_position_and_do_not_depend_on_what_was_cached(file):
+    changes = [*FROZEN, *SHORT, "data_loader.feature_views=3"]
+    data = build_trainer(load_config(file, changes), CPU, World(), {}, tell=lambda _: None).trainer.data
+    table = data.tables["labeled"]["image"].features
+    assert table.shape == (24, 3, table.shape[2]) and data.tables["eval"]["image"].features.shape[1] == 1
+    assert np.abs(table[:, 0] - table[:, 1]).max() > 1e-3, "views of an image must differ"
+    in_memory = load_config(file, [*changes, "data_loader.cache=ram", "data_loader.batch_size=8"])
+    other = build_trainer(in_memory, CPU, World(), {}, tell=lambda _: None).trainer.data
+    assert np.array_equal(other.tables["labeled"]["image"].features, table)
+    small = [batch["labeled"] for batch in data.train_batches(0, 4, {})]
+    large = [batch["labeled"] for batch in other.train_batches(0, 2, {})]
+    assert torch.equal(torch.cat([b["image"] for b in small]), torch.cat([b["image"] for b in large]))
+    assert not torch.equal(next(iter(data.train_batches(6, 7, {})))["labeled"]["image"], small[0]["image"])
+
+
+def test_stop_and_resume_is_exact_and_fixmatch_takes_several_views(file):
+    """FixMatch with weak and strong views from memory: what is resumed loads the backbone before its features."""
+    config = load_config(file, [*FROZEN, "data_loader.feature_views=2", "trainer.speed=null"])
+    same, lines = check_resume(config, "cpu")
+    assert same, lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["arch.args.freeze=null"], 'set arch.args.freeze to "backbone"'),
+        (["trainer.type=FixMatchTrainer"], "weak and strong view are the same; give at least 2"),
+        (["trainer.args.mix=mixup"], "set trainer.args.mix to null"),
+        (["data_loader.feature_views=0"], "data_loader.feature_views: expected a whole number ≥ 1 or null, got 0"),
+    ],
+)
+def test_mistakes(file, tmp_path, in_process, changes, said):
+    given = [*FROZEN, *SHORT, "data_loader.feature_views=1", *changes]
+    done = in_process("train.py", "-c", str(file), "-d", "cpu", *(part for text in given for part in ("-s", text)))
+    assert done.code == 2 and said in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "saved" / "tiny").exists()
