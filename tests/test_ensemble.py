@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from data_loader.joint import joint_names
+from data_loader.label_frame import LabelFrame
+from data_loader.prepare_labels import Labels
+from data_loader.split import split_digest
+from tests.face_runs import CLASSES
+from trainer.scored_rows import common_rows, known_ages
 from trainer.test_time_views import VIEWS, choose_views
 from utils.errors import UserError
 
@@ -88,6 +95,50 @@ def test_mistakes_in_the_options(face_models, tmp_path, in_process):
     ):
         done = in_process("test.py", "--resume", str(face_models["mask"]), "-d", "cpu", *arguments)
         assert done.code == 2 and message in done.err and "Traceback" not in done.err, done.err
+
+
+def model_of(
+    head: str, paths: str, sides: list[str], labels: list[int], root: Path, groups: str = ""
+) -> tuple[SimpleNamespace, Labels]:
+    """A checkpoint that knows these rows, and its labels; a path is a letter, and its own group without `groups`."""
+    rows = pd.DataFrame({"path": list(paths), "group": list(groups or paths), head: np.array(labels, dtype=np.int64)})
+    frame, split = LabelFrame(rows, {head: ("x", "y")}, root), pd.Series(sides)
+    known = {"path": list(paths), "group": list(groups or paths), "split": sides, "digest": split_digest(frame, split)}
+    return SimpleNamespace(path=Path(f"{head}.pth"), run_dir=root, classes=frame.classes, data=known), Labels(
+        frame, split
+    )
+
+
+def test_only_images_that_all_models_hold_back_are_scored(tmp_path):
+    sides = ["train", "valid", "valid", "valid", "valid"]
+    mask = model_of("mask", "abcde", sides, [0, 1, -1, -1, 1], tmp_path)
+    # The second model's table has another order, lacks e, and has labels for b and c.
+    age = model_of("age", "dcba", [*sides[1:4], "train"], [-1, 0, 1, 0], tmp_path)
+    rows, notes = common_rows([mask, age], "valid")
+    assert [row.tolist() for row in rows] == [[1, 2], [2, 1]]
+    assert notes == ["the checkpoints have different images in 'valid'; scored are the 3 of all"]
+    with pytest.raises(UserError, match=r"age.pth: its images are in .*elsewhere"):
+        common_rows([mask, model_of("age", "abcde", sides, [0] * 5, tmp_path / "elsewhere")], "valid")
+    # f was trained on and shows the person of b; the first model does not know that they are one.
+    person = model_of("age", "abcdef", [*sides, "train"], [0] * 6, tmp_path, groups="abcdeb")
+    with pytest.raises(UserError, match=r"age.pth was trained on 1 of the 4 'valid' images of mask.pth \(such as b\)"):
+        common_rows([mask, person], "valid")
+    nothing = model_of("age", "abcde", sides, [0, -1, -1, -1, -1], tmp_path)
+    with pytest.raises(UserError, match=r"age.pth: there is no labeled image in the split 'valid'$"):
+        common_rows([nothing], "valid")
+
+
+def test_ages_of_parts_and_of_the_joint_label():
+    names = joint_names((CLASSES["mask"], CLASSES["gender"], CLASSES["age"]))
+    rows = pd.DataFrame({"path": list("abc"), "group": list("abc"), "joint": 0, "years": ["29", "", "61"]})
+    labels = Labels(LabelFrame(rows, {"joint": names}, Path()), pd.Series("valid", index=rows.index))
+    model = SimpleNamespace(path=Path("x"), run_dir=Path(), classes={"joint": names}, data={})
+    ages = known_ages([(model, labels)], [np.array([2, 1, 0])], 1)
+    assert ages is not None and (list(ages.boundaries), ages.near) == ([30, 60], 1)
+    assert ages.years.tolist() == pytest.approx([61, np.nan, 29], nan_ok=True)
+    assert ages.is_near.tolist() == [True, False, True]
+    model.classes = {"joint": tuple("abc")}
+    assert known_ages([(model, labels)], [np.arange(3)], None) is None
 
 
 def test_views_by_hand():

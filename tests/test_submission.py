@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from data_loader.joint import GENDER, MASK, joint_label, joint_names
+from report.calibration_file import Calibration, FittedHead, FittedOn, write_calibration
 from report.evaluation import HeadPrediction
 from report.submission import joint_answers, write_submission
 from report.vote import combine
 from tests.test_mask_faces import TABLES, refused
+from trainer.ensemble import Ensemble
 from trainer.evaluate import Loaded
 from utils.config import config_from_dict
 
@@ -165,13 +167,32 @@ def test_command_predicts_the_evaluation_images_in_order(tmp_path: Path, in_proc
     classes = {"mask": MASK, "gender": GENDER, "age": AGE}
 
     def load(path: Path, *_: object) -> Loaded:
-        return Loaded(path, config, ColourReader(), classes, [[0.0] * 3, [1.0] * 3], {}, tmp_path)
+        offsets = {head: torch.zeros(len(names)) for head, names in classes.items()}
+        return Loaded(path, config, ColourReader(), classes, [[0.0] * 3, [1.0] * 3], offsets, {}, tmp_path)
 
     monkeypatch.setattr("trainer.submission.load_for_evaluation", load)
     out = tmp_path / "submission.csv"
     done = in_process("test.py", "--resume", "a.pth", "b.pth", "-d", "cpu", "--tta", "hflip", "--submission", str(out))
     assert done.code == 0 and "18 images" in done.out and "18 of 18 answers" in done.out, done.err
     assert out.read_text() == "ImageID,ans\n" + "".join(f"{name},{label}\n" for name, label in labels.items())
+    # A calibration that calls everybody's mask 'normal' shows that the submission goes by it.
+    files = [tmp_path / name for name in ("a.pth", "b.pth")]
+    for file in files:
+        file.write_text(file.name)
+    calibration = Calibration(
+        predictor=Ensemble(files).predictor(),
+        fitted_on=FittedOn(split="valid", images=9, groups=9),
+        methods=["thresholds"],
+        heads={"mask": FittedHead(classes=list(MASK), temperature=1.0, offsets=[0.0, 0.0, 999.0])},
+        scores={},
+    )
+    write_calibration(tmp_path / "calibration.json", calibration)
+    given = ("--submission", str(out), "--calibration", str(tmp_path / "calibration.json"), "-d", "cpu")
+    done = in_process("test.py", "--resume", *map(str, files), *given)
+    assert done.code == 0, done.err
+    assert out.read_text() == "ImageID,ans\n" + "".join(f"{name},{12 + label % 6}\n" for name, label in labels.items())
+    done = in_process("test.py", "--resume", str(files[0]), *given)
+    assert done.code == 2 and "fitted for other checkpoints" in done.err
     (tmp_path / "data" / "eval" / "info.csv").unlink()
     done = in_process("test.py", "--resume", "a.pth", "--submission", str(out))
     assert done.code == 2 and "no info.csv" in done.err and "Traceback" not in done.err
