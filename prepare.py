@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prepare.py", description="Prepare data for training.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_crops, _add_males, _add_statistics, _add_corrections, _add_cache):
+    for add in (_add_demo, _add_explore, _add_crops, _add_males, _add_statistics, _add_corrections, _add_cache):
         add(commands)
     return parser
 
@@ -62,6 +62,30 @@ def run_demo(args: argparse.Namespace) -> None:
         print(f"{args.out}: {args.count} generated faces, seed {args.seed}, {time.monotonic() - start:.0f} s")
     else:
         print(f"{args.out}: already there with the same settings")
+
+
+def _add_explore(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "explore",
+        help="look at a config's data before training: one page",
+        description="Counts of classes and ages, sizes and damage of images, identical files, the split and pictures "
+        "of each class, as OUT/index.html and OUT/explore.json.",
+    )
+    _add_config(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder for index.html and explore.json")
+    parser.add_argument("--workers", type=int, default=None, help="images at once; default: one per core")
+    parser.set_defaults(run=run_explore)
+
+
+def run_explore(args: argparse.Namespace) -> None:
+    config, workers = _config(args), _workers(args)
+
+    from trainer.explore import explore
+
+    check = explore(config, args.out, workers, _progress("reading"))
+    for problem in check["problems"]:
+        print(f"problem: {problem}")
+    print(f"{args.out / 'index.html'}: {check['images']:,} images, {len(check['problems']):,} problems")
 
 
 def _add_crops(commands: Commands) -> None:

@@ -1,4 +1,4 @@
-"""prepare.py statistics and males: their numbers, and how other parts read what they write."""
+"""prepare.py statistics, males and explore: their numbers, and how other parts read what they write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import torch
 from data_loader.readers import CelebAHair, LabelCSV
 from data_loader.statistics import pixel_statistics
 from model.resnet18_file import load_resnet18
-from tests.test_training import write_config
+from tests.test_mask_faces import competition
+from tests.test_training import PROJECT, write_config
+from trainer.explore import explore
 from trainer.males import find_males, with_hand_labels, write_males
 from utils.config import load_config
 from utils.errors import UserError
@@ -151,3 +153,79 @@ def test_readers_use_the_table(celeba: Path, tmp_path: Path):
     assert plain.counts("male") == {"0": 3, "1": 3}
     with pytest.raises(UserError, match="name a gender classifier"):
         find_males(celeba / "CelebA-HQ-img", "Male", None)
+
+
+# --- explore ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoiled(tiny_faces: Path) -> Path:
+    """Traps: a torn image, a transparent one, identical files across the split and with different labels, strays."""
+    images = tiny_faces / "images"
+    cv2.imwrite(str(images / "torn.jpg"), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    (images / "torn.jpg").write_bytes((images / "torn.jpg").read_bytes()[:1500])
+    cv2.imwrite(str(images / "clear.png"), np.full((16, 24, 4), 200, np.uint8))
+    (images / "copy.png").write_bytes((images / "001.png").read_bytes())
+    (images / "twin.png").write_bytes((images / "000.png").read_bytes())
+    (images / "stray.png").write_bytes((images / "002.png").read_bytes())
+    (images / "._000.png").write_bytes(b"\0\5\26\7")
+    table = pd.read_csv(tiny_faces / "labels.csv")
+    new = [("torn.jpg", "t", "red"), ("clear.png", "<c>", "red"), ("copy.png", "d", "red"), ("twin.png", "g0", "red")]
+    added = pd.DataFrame([(f"images/{name}", *cells) for name, *cells in new], columns=table.columns)
+    table = pd.concat([table, added])
+    table["side"] = np.where(table["group"].isin(["d", *(f"g{i}" for i in range(40, 48))]), "valid", "train")
+    table["years"] = np.where(table["hue"] == "red", 31, 64)
+    table.to_csv(tiny_faces / "labels.csv", index=False)
+    return tiny_faces
+
+
+def test_explore_finds_what_is_wrong(spoiled: Path, tmp_path: Path, in_process):
+    config = write_config(tmp_path, spoiled, labels={})
+    command = ["prepare.py", "explore", "-c", str(config), "-s", "dataset.args.split=side"]
+    said = in_process(*command, "--out", str(tmp_path / "look"))
+    assert said.code == 0, said.err
+    check = json.loads((tmp_path / "look" / "explore.json").read_text())
+    assert check["attributes"]["hue"]["classes"] == {
+        "blue": {"images": 24, "groups": 24, "train": 20, "valid": 4, "test": 0},
+        "red": {"images": 76, "groups": 51, "train": 63, "valid": 13, "test": 0},
+    }
+    files, copies = check["files"], check["duplicates"]
+    assert list(files["unreadable"]) == ["images/torn.jpg"] and files["modes"] == {"RGB": 98, "RGBA": 1}
+    assert files["sizes"][1] == {"width": 24, "height": 16, "images": 1} and files["smallest_side"] == 16
+    assert (files["apple_double"], files["unused_such_as"]) == (1, ["images/stray.png"])
+    assert [copies[key] for key in ("sets", "different_groups", "different_sides", "different_labels")] == [2, 1, 1, 1]
+    assert copies["such_as"]["labels"] == [["images/000.png", "images/twin.png"]]
+    assert check["split"]["groups_on_two_sides"] == 0 and check["split"]["sides"]["valid"]["images"] == 17
+    assert check["ages"]["series"] == {"all": [51, 0, 0, 0, 0, 0, 24]} and check["ages"]["first"] == 30
+    problems = "\n".join(check["problems"])
+    for text in ("cannot be decoded: 1", "two sides of the split, so", "different labels: 1", "1 RGBA", "32 x 32"):
+        assert text in problems
+    assert said.out.count("problem: ") == len(check["problems"])
+    page = (tmp_path / "look" / "index.html").read_text()
+    assert page.count("data:image/jpeg") == 24 and "images/000.png = images/twin.png" in page
+
+    # A class that cannot be split is a problem on the page; what cannot be read at all is an error.
+    few = """labels.filters=["hue == 'red' or group == 'g0'"]"""
+    said = in_process(*command[:-2], "-s", few, "--out", str(tmp_path / "refused"))
+    assert said.code == 0 and "problem: training would not start" in said.out
+    assert json.loads((tmp_path / "refused" / "explore.json").read_text())["split"] is None
+    said = in_process(*command, "-s", "dataset.args.frame=no.csv", "--out", str(tmp_path / "none"))
+    assert said.code == 2 and not (tmp_path / "none").exists()
+
+
+def test_explore_shows_a_joint_label_in_its_parts(tmp_path: Path):
+    root = competition(tmp_path / "train")
+    config = load_config(PROJECT / "configs" / "mask_joint.json", [f"dataset.args.root={root}"])
+    check = explore(config, tmp_path / "look")
+    assert {name: len(found["classes"]) for name, found in check["attributes"].items()} == {
+        "mask": 3,
+        "gender": 2,
+        "age": 3,
+    }
+    assert len(check["joint"]["classes"]) == 18 and sum(check["joint"]["classes"].values()) == 6 * 7
+    assert check["joint"]["classes"]["wear/female/<30"] == 10 and check["joint"]["classes"]["normal/female/>=60"] == 0
+    table = next(table for table in check["cross"] if (table["rows"], table["columns"]) == ("gender", "age"))
+    assert table["counts"] == [[7, 7, 7], [14, 7, 0]]
+    assert check["groups"]["images_per_group"] == {"7": 6} and "state" in check["columns"]
+    assert check["ages"]["series"]["female"] == [1, 1, 0, 0, 0, 0, 1, 0, 0, 0] and check["ages"]["first"] == 15
+    assert check["files"]["apple_double"] == 6 * 7 + 2

@@ -50,8 +50,8 @@ class Page:
     errors: Sequence[str] = ()
 
 
-def render(page: Page) -> str:
-    """The page as HTML; all text is escaped."""
+def templates() -> jinja2.Environment:
+    """The pages beside this file; all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -60,6 +60,12 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(score=score, percent=percent, png=_png_uri)
+    return environment
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    environment = templates()
     environment.globals.update(calibration_rows=calibration_rows, describe_calibration=describe_calibration)
     return environment.get_template("index.html.j2").render(page=page)
 

@@ -1,0 +1,95 @@
+"""`prepare.py explore`: a config's data as one page and one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_loader import data_check
+from data_loader.image_files import describe_files, inspect_all
+from data_loader.label_frame import LabelFrame
+from data_loader.prepare_labels import draw_split, prepare_labels, read_labels
+from report.page.data_page import DataPage, Sheet, render_data_page
+from report.page.gallery import thumbnail
+from utils.config import Config
+from utils.errors import UserError
+from utils.files import atomic_write
+
+PER_CLASS = 12
+PER_JOINT_CLASS = 6
+MOST_JOINT_SHEETS = 20
+
+
+def explore(
+    config: Config, out: Path, workers: int = 1, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """Write OUT/index.html and OUT/explore.json; returns the latter's content.
+
+    What keeps a training from starting (a class too small for the split, say) is a problem on the page, as long as the
+    images and labels can be read at all. Raises UserError if they cannot, or OUT is no folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file")
+    frame = read_labels(config)
+    split, refused = None, []
+    try:
+        split = draw_split(config, frame)[0]
+        history = prepare_labels(config).frame.history
+    except UserError as error:
+        history, refused = frame.history, [f"training would not start: {error}"]
+    paths = [str(path) for path in frame.rows["path"]]
+    facts = inspect_all([frame.root / path for path in paths], workers, progress)
+    parts = data_check.in_parts(frame)
+    check: dict[str, Any] = {
+        "name": config.name,
+        "dataset": config.to_dict()["dataset"],
+        "images": len(frame),
+        "problems": [],
+        "attributes": data_check.count_labels(parts, split),
+        "joint": data_check.count_joint(parts),
+        "cross": data_check.cross_tables(parts),
+        "columns": data_check.count_columns(parts),
+        "ages": data_check.count_ages(parts),
+        "groups": data_check.count_groups(frame),
+        "split": None if split is None else data_check.count_split(frame, split),
+        "files": describe_files(paths, facts, frame.root),
+        "duplicates": data_check.exact_duplicates(parts, facts, split),
+        "history": list(history),
+    }
+    check["problems"] = [*refused, *data_check.find_problems(check, config.views.shape)]
+    page = DataPage(f"{config.name}: data", str(frame.root), check, _sheets(parts, check))
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / "explore.json", json.dumps(check, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(out / "index.html", render_data_page(page))
+    return check
+
+
+def _sheets(frame: LabelFrame, check: dict[str, Any]) -> list[Sheet]:
+    """Pictures of each class, of the unlabeled images, and of each combination where these are few."""
+    sheets = []
+    for attribute, names in frame.classes.items():
+        values = frame.rows[attribute].to_numpy()
+        for index, name in enumerate([*names, "unlabeled"]):
+            held = values == (index if index < len(names) else -1)
+            sheets.append(_sheet(frame, attribute, name, held, PER_CLASS))
+    if check["joint"] and len(check["joint"]["classes"]) <= MOST_JOINT_SHEETS:
+        title = " / ".join(frame.classes)
+        labels = [
+            np.array([*names, None], dtype=object)[frame.rows[attribute]] for attribute, names in frame.classes.items()
+        ]
+        joined = np.array(["/".join(map(str, row)) for row in zip(*labels)], dtype=object)
+        sheets += [_sheet(frame, title, name, joined == name, PER_JOINT_CLASS) for name in check["joint"]["classes"]]
+    return [sheet for sheet in sheets if sheet.count]
+
+
+def _sheet(frame: LabelFrame, attribute: str, name: str, held: np.ndarray, most: int) -> Sheet:
+    pictures = []
+    for row in data_check.sample_rows(frame, held, most):
+        path = str(frame.rows["path"].iloc[row])
+        file = frame.root.absolute() / path
+        pictures.append((path, thumbnail(file), file.as_uri()))
+    return Sheet(attribute, name, int(held.sum()), pictures)
