@@ -12,13 +12,16 @@ import pytest
 import timm
 import torch
 
+from data_loader.decode import read_image
 from data_loader.readers import CelebAHair, LabelCSV
 from data_loader.statistics import pixel_statistics
 from model.resnet18_file import load_resnet18
 from tests.test_mask_faces import competition
 from tests.test_training import PROJECT, write_config
+from trainer.build import build_model
 from trainer.explore import explore
 from trainer.males import find_males, with_hand_labels, write_males
+from utils.checkpoint import save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
 
@@ -137,6 +140,36 @@ def test_males_by_classifier_with_the_disagreements(celeba: Path, tmp_path: Path
         said = in_process(*command, "--checkpoint", str(tmp_path / "gender.pth"), *wrong)
         assert said.code == 2 and message in said.err
     assert "did you mean 'Male'" in in_process(*command, "--attribute", "Mael").err
+
+
+def test_a_checkpoint_of_a_run_decides_by_all_its_male_classes(celeba: Path, tmp_path: Path, tiny_faces, in_process):
+    """Of a joint label, and of its average over steps; --head names another head."""
+    config = load_config(write_config(tmp_path, tiny_faces))
+    classes = {"mask": ("wear", "normal"), "joint": ("wear/male/<30", "wear/female/<30", "normal/male/<30")}
+    torch.manual_seed(1)
+    model = build_model(config, {head: len(names) for head, names in classes.items()}, load_weights=False).eval()
+    content = {
+        "config": json.dumps(config.to_dict()),
+        "classes": classes,
+        "model": {},
+        "ema": {"model": model.state_dict()},
+        "normalization": [[0.5] * 3, [0.25] * 3],
+        "data": {},
+        "run": "tiny/1",
+    }
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "last.pth", content)
+    command = ["prepare.py", "males", "--root", str(celeba), "--out", str(tmp_path / "men.csv"), "-d", "cpu"]
+    said = in_process(*command, "--checkpoint", str(tmp_path / "run"))
+    assert said.code == 0, said.err
+    table = pd.read_csv(tmp_path / "men.csv")
+    images = np.stack([read_image(celeba / "CelebA-HQ-img" / name, (32, 32)) for name in table["file"]])
+    with torch.no_grad():
+        logits = model((torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25)["joint"]
+    expected = logits.softmax(1)[:, [0, 2]].sum(1).numpy()
+    np.testing.assert_allclose(table["probability"], expected, atol=2e-3)
+    for head, message in (("mask", "no class is called 'male'"), ("gender", "has no head 'gender'")):
+        refused = in_process(*command, "--checkpoint", str(tmp_path / "run"), "--head", head)
+        assert refused.code == 2 and message in refused.err
 
 
 def test_readers_use_the_table(celeba: Path, tmp_path: Path):

@@ -20,9 +20,10 @@ from model.resnet18_file import load_resnet18
 from model.weights import NORMALIZATIONS
 from trainer.evaluate import Loaded, load_for_evaluation
 from trainer.predict_files import head_predictions
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import DamagedCheckpoint, ForeignCheckpoint, load_checkpoint
 from utils.errors import UserError, did_you_mean
 from utils.files import atomic_write
+from utils.run_folder import checkpoint_in
 
 MALE = "male"
 _SIZE = (224, 224)
@@ -93,11 +94,12 @@ def open_classifier(path: Path, head: str | None, classes: Sequence[str], device
     head: of our checkpoint; None: the one that has `male` among its classes (`wear/male/<30` of a joint label counts).
     Raises UserError for any other file, and if no class is male.
     """
+    path = checkpoint_in(path)
     if not path.is_file():
         raise UserError(f"--checkpoint {path}: no such file")
     try:
         load_checkpoint(path)
-    except UserError:
+    except (DamagedCheckpoint, ForeignCheckpoint):
         return _resnet18(path, classes, device)
     return _ours(load_for_evaluation(path, device), head, device)
 

@@ -21,6 +21,10 @@ class DamagedCheckpoint(UserError):
     """The file is torn or altered; the message names it."""
 
 
+class ForeignCheckpoint(UserError):
+    """A whole file, but of another program."""
+
+
 def save_checkpoint(path: Path, content: dict[str, Any], keep: int = 1) -> None:
     """Write `content` to `path` atomically; the `keep` - 1 files before it stay as NAME-1.pth, NAME-2.pth, …"""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,8 @@ def previous_checkpoints(path: Path) -> list[Path]:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read and verify a checkpoint onto the CPU.
 
-    Raises UserError if it is missing or not one of ours, DamagedCheckpoint if a checksum of the file fails.
+    Raises UserError if it is missing, ForeignCheckpoint if it is not one of ours, DamagedCheckpoint if a checksum
+    of the file fails.
     """
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.pth")) if path.parent.is_dir() else []
@@ -75,7 +80,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise DamagedCheckpoint(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict) or "format" not in content or "config" not in content:
-        raise UserError(
+        raise ForeignCheckpoint(
             f"{path}: not a checkpoint of this project (no 'format' and 'config' in it); "
             "weights of other programs go into the config as arch.args.weights"
         )
