@@ -100,7 +100,7 @@ def _add_crops(commands: Commands) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of pictures, in any layout")
     parser.add_argument("--out", type=Path, required=True, help="folder to make, in the same layout")
     parser.add_argument("--detector", type=Path, required=True, help="YuNet's .onnx file")
-    parser.add_argument("--score", type=float, default=0.6, help="least confidence; 0.9 loses most masked faces")
+    parser.add_argument("--score", type=float, default=0.6, help="least confidence; faces with masks have less")
     parser.add_argument("--margin", type=float, default=0.3, help="around the face, as a share of its height")
     parser.add_argument(
         "--size", type=int, nargs="+", default=[224], help="of the crops: one number, or height and width"
