@@ -22,6 +22,7 @@ from base.parts import Parts
 from base.scoring import Normalize, Scoring
 from base.speed import Settings, use
 from base.training_state import restore, training_state
+from base.waiting import DATA_WAIT, Waiting
 from logger.console import epoch_line
 from logger.progress import Progress
 from logger.run_logger import RunLogger
@@ -58,7 +59,7 @@ class BaseTrainer(ABC):
         self.epochs, self.steps_per_epoch = self.config.trainer.epochs, parts.steps_per_epoch
         self.step = 0
         self.seconds = self.lr = 0.0
-        self.sums = Sums(self.device)
+        self.sums, self.waiting = Sums(self.device), Waiting()
         self.first_batch: dict[str, int] = {}
         self.normalize = Normalize(*parts.normalization, self.device)
         self.scoring = Scoring(parts, self.normalize)
@@ -106,7 +107,8 @@ class BaseTrainer(ABC):
         with StopSignal() as stop:
             self._stop = stop
             last = self.epochs * self.steps_per_epoch
-            batches = iter(self.data.train_batches(self.step * accumulate, last * accumulate, self.first_batch))
+            batches = self.data.train_batches(self.step * accumulate, last * accumulate, self.first_batch)
+            batches = self.waiting.timed(batches)
             while self.step < last and not self.monitor.exhausted:
                 self._train_epoch(batches, accumulate)
                 self._finish_epoch()
@@ -166,7 +168,7 @@ class BaseTrainer(ABC):
 
     def _finish_epoch(self) -> None:
         sums = self.sums.read()
-        values = self.epoch_values(sums)
+        values = {**self.epoch_values(sums), DATA_WAIT: self.waiting.share()}
         if self.epoch % self.config.trainer.validate_every == 0 or self.epoch == self.epochs:
             batches = self.data.evaluation_batches("valid")
             values.update(self.scoring.evaluate(self.evaluated_model, batches, "valid"))
@@ -179,7 +181,7 @@ class BaseTrainer(ABC):
             scheduler.scheduler.step()
         best = self.monitor.update(self.epoch, values)
         values["seconds"], self.seconds = self.seconds, 0.0
-        notes = self.epoch_notes(sums)
+        notes = [*self.epoch_notes(sums), *self.waiting.notes(self.config)]
         self.sums.clear()
         if not self.world.is_main:
             return

@@ -39,6 +39,7 @@ class FaceData:
         world: World | None = None,
     ):
         self.config, self.labels, self.device, self.world = config, labels, device, world or World()
+        self.num_workers = config.data_loader.num_workers
         frame = labels.frame
         self.classes: Mapping[str, tuple[str, ...]] = dict(frame.classes)
         targets = {head: frame.rows[head].to_numpy(np.int64) for head in self.classes}
@@ -119,10 +120,9 @@ class FaceData:
             yield checked(batch)
 
     def workers(self) -> int:
-        """`num_workers`; "auto": one for a training on the CPU, up to eight for a GPU."""
-        wanted = self.config.data_loader.num_workers
-        if wanted != "auto":
-            return int(wanted)
+        """`num_workers`; where "auto" was not measured, as in scoring: one on the CPU, up to eight for a GPU."""
+        if self.num_workers != "auto":
+            return int(self.num_workers)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if self.device.type == "cpu":
             return 1 if cores > 1 else 0

@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 import torch
 
+from base.waiting import TIMINGS
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -60,9 +62,9 @@ def write_config(folder: Path, faces: Path, **changes) -> Path:
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:
-    """metrics.csv without the column that measures time."""
+    """metrics.csv without the columns that measure time."""
     with (run_dir / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

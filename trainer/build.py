@@ -21,6 +21,7 @@ from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
 from trainer.speed import choose_speed, compiler_problem
+from trainer.workers import choose_workers
 from utils.config import Component, Config
 from utils.config.schema import Speed
 from utils.device import choose_dtype
@@ -99,6 +100,8 @@ def build_trainer(
         trainer.load_state_dict(state)
         _check_schedule_reaches(trainer)
     measured = choose_speed(trainer, config.trainer.precision) if config.trainer.speed == "auto" else []
+    if config.data_loader.num_workers == "auto" and batches is data:
+        measured += choose_workers(trainer, data)
     weights = getattr(model, "weight_report", None)
     notes = [*labels.frame.history, *describe_split(labels), model.summary(), *([weights.line()] if weights else [])]
     if is_frozen(model) and config.data_loader.feature_views is None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from base.base_trainer import BaseTrainer
+from base.waiting import TIMINGS
 from logger.run_logger import RunLogger
 from trainer.build import build_trainer
 from trainer.components import check_components
@@ -70,7 +71,7 @@ def _train(config: Config, device: torch.device, run_dir: Path, cuts: tuple[int,
         state = load_checkpoint(last)
     assert state is not None
     with (run_dir / "metrics.csv").open() as file:
-        rows = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+        rows = [{name: value for name, value in row.items() if name not in TIMINGS} for row in csv.DictReader(file)]
     return {"rows": rows, "model": state["model"], "ema": (state["ema"] or {}).get("model", {})}
 
 

@@ -277,7 +277,7 @@ class DataLoader(Section):
     unlabeled_ratio: int = Field(default=7, ge=1)
     """Unlabeled images for each labeled one (FixMatch's mu)."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Worker processes; results do not depend on it."""
+    """Worker processes; "auto": measured at the start. Results do not depend on it."""
     sampler: Literal["random", "balanced", "weighted", "square_root"] = "random"
     """Labeled images: as they come, equally many of each class, by inverse class frequency, or by its square root."""
     cache: Literal["auto", "ram", "disk", "off"] = "auto"
