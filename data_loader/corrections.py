@@ -25,7 +25,7 @@ from data_loader.correction_rows import (
     summary,
 )
 from data_loader.joint import JOINT, on_parts, split_joint
-from data_loader.label_frame import LabelFrame
+from data_loader.label_frame import DATA_SET, LabelFrame
 from data_loader.readers.mask_faces import IMAGES, STATES
 from utils.errors import UserError, did_you_mean
 
@@ -90,7 +90,10 @@ class _Overlay:
     def _rows_by(self, column: str) -> dict[str, np.ndarray]:
         if column not in self.rows:
             return {}
-        return {str(name): np.asarray(rows) for name, rows in self.rows.groupby(column, sort=False).indices.items()}
+        names = self.rows[column]
+        if column == "person" and self.frame.roots:
+            names = self.rows[DATA_SET] + "/" + names  # as paths begin
+        return {str(name): np.asarray(rows) for name, rows in self.rows.groupby(names, sort=False).indices.items()}
 
     def apply(self) -> LabelFrame:
         verdicts = self.judge()

@@ -185,6 +185,24 @@ def test_corrections_name_images_as_the_run_does(faces, monkeypatch, tmp_path):
     assert rows.loc["utk/images/70_1_0_0005.jpg.chip.jpg", "gender"] == -1
 
 
+def test_corrections_of_a_person_name_the_data_set(tmp_path):
+    for name in ("a", "b"):
+        for person in ("000001_male_Asian_20", "000002_female_Asian_61"):
+            folder = tmp_path / name / "train" / "images" / person
+            folder.mkdir(parents=True)
+            (folder / "normal.jpg").touch()
+        table = "id,path,gender,age\n1,000001_male_Asian_20,male,20\n2,000002_female_Asian_61,female,61\n"
+        (tmp_path / name / "train" / "train.csv").write_text(table)
+    parts = [{"type": "MaskFaces", "name": name, "args": {"root": str(tmp_path / name)}} for name in ("a", "b")]
+    file = tmp_path / "fix.csv"
+    file.write_text("path,field,from,to\nb/000001_male_Asian_20,gender,male,female\n")
+    frame = read_labels(config_of(tmp_path, dataset=parts))
+    before, after = frame.rows, apply_corrections(frame, str(file)).rows
+    assert list(after["path"][before["gender"] != after["gender"]]) == ["b/images/000001_male_Asian_20/normal.jpg"]
+    file.write_text("path,field,from,to\n000001_male_Asian_20,gender,male,female\n")
+    assert "no image or person has this path" in refused(apply_corrections, frame, str(file))
+
+
 def test_splits_keep_groups_and_the_shares_of_each_data_set(faces):
     labels = prepare_labels(config_of(faces, split__test=0.1))
     rows = labels.frame.rows.assign(split=labels.split)
