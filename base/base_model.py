@@ -18,13 +18,15 @@ class BaseModel(nn.Module, ABC):
     A submodule named `backbone`, if there is one, may have its own learning rate; everything else counts as head.
     A subclass that freezes batch norm layers lists their module names in `frozen_batch_norms`: these layers stay in
     evaluation mode whatever `train()` is told. `balanced_heads`, where there are any, hold a second classifier for each
-    head: their logits are "HEAD/balanced" in training mode and take the head's place in evaluation mode.
+    head: their logits are "HEAD/balanced" in training mode and take the head's place in evaluation mode. Where there is
+    a `projection`, training mode returns {"projection": features behind it [N, D]} and no logits.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.frozen_batch_norms: tuple[str, ...] = ()
         self.balanced_heads: nn.ModuleDict | None = None
+        self.projection: nn.Module | None = None
 
     @abstractmethod
     def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
@@ -32,6 +34,11 @@ class BaseModel(nn.Module, ABC):
 
         The first `clean` rows are those that pseudo-labels are read from: no dropout for them.
         """
+
+    @property
+    def head_kind(self) -> str:
+        """What is trained besides the backbone: "plain" heads, "abc" or "simclr" (`arch.args.head`)."""
+        return "abc" if self.balanced_heads is not None else "plain" if self.projection is None else "simclr"
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

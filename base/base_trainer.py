@@ -44,15 +44,15 @@ class BaseTrainer(ABC):
     """
 
     streams: ClassVar[Mapping[str, Mapping[str, str]]] = {"labeled": {"image": "train"}}
-    trains_balanced_heads: ClassVar[bool] = False
+    trains_heads: ClassVar[tuple[str, ...]] = ("plain",)
 
     def __init__(self, parts: Parts):
         self.parts = parts
         self.config, self.model, self.data = parts.config, parts.model, parts.data
-        if self.model.balanced_heads is not None and not self.trains_balanced_heads:
+        if self.model.head_kind not in self.trains_heads:
             raise ConfigError(
-                f"{self.config.where('arch.args.head')}: {type(self).__name__} does not train balanced heads; "
-                "set it to plain or trainer.type to FixMatchTrainer"
+                f"{self.config.where('arch.args.head')}: {type(self).__name__} does not train a model with the head "
+                f"'{self.model.head_kind}'; set it to {' or '.join(self.trains_heads)}"
             )
         self.device, self.world = parts.device, parts.world
         self.classes = dict(parts.data.classes)
@@ -85,6 +85,10 @@ class BaseTrainer(ABC):
         values = {f"train/{k[5:]}": float(v / sums["steps"]) for k, v in sums.items() if k.startswith("mean/")}
         confusions = {k.split("/")[1]: v for k, v in sums.items() if k.startswith("confusion/")}
         return {**values, **self.scoring.metrics("train", confusions)}
+
+    def value_names(self) -> set[str]:
+        """What `trainer.monitor` may name."""
+        return self.scoring.names()
 
     def epoch_notes(self, sums: dict[str, Tensor]) -> list[str]:
         """Lines for people under the epoch's line."""
@@ -199,7 +203,7 @@ class BaseTrainer(ABC):
         return self.ema.model if self.ema is not None else self.model
 
     def _check_monitor(self) -> None:
-        names = self.scoring.names()
+        names = self.value_names()
         if self.monitor.name not in names:
             raise ConfigError(
                 f"trainer.monitor: nothing is called '{self.monitor.name}'{did_you_mean(self.monitor.name, names)}"

@@ -14,7 +14,7 @@ from data_loader.views import View
 from utils.random_state import sample_seeds
 
 # A view's place in a sample's seed; fixed numbers, so that adding a stream changes no other's augmentation.
-_STREAM_NUMBER = {"labeled": 1, "unlabeled": 2, "eval": 3}
+_STREAM_NUMBER = {"labeled": 1, "unlabeled": 2, "eval": 3, "all": 4}
 
 
 class FaceDataset(BaseDataset):

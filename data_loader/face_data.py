@@ -27,7 +27,8 @@ _EVALUATION_BATCH = 256
 
 class FaceData:
     """streams: {name: {image: key of `views`}}. `labeled` has the training rows with a label, `unlabeled` all of them
-    (FixMatch keeps the labeled images among them)."""
+    (FixMatch keeps the labeled images among them), `unlabeled_ratio` for each labeled one; `all` has them alone, so
+    that no row needs a label. An attribute without classes, of which nothing is known, is no head."""
 
     def __init__(
         self,
@@ -41,10 +42,10 @@ class FaceData:
         self.config, self.labels, self.device, self.world = config, labels, device, world or World()
         self.num_workers = config.data_loader.num_workers
         frame = labels.frame
-        self.classes: Mapping[str, tuple[str, ...]] = dict(frame.classes)
+        self.classes: Mapping[str, tuple[str, ...]] = {head: names for head, names in frame.classes.items() if names}
         targets = {head: frame.rows[head].to_numpy(np.int64) for head in self.classes}
         hidden = {h: frame.rows[f"hidden/{h}"].to_numpy(np.int64) for h in self.classes if f"hidden/{h}" in frame.rows}
-        self._labeled = np.stack(list(targets.values())).max(axis=0) >= 0
+        self._labeled = frame.labeled.to_numpy()
         train = np.asarray(labels.rows("train"), dtype=np.int64)
         self.class_counts: Mapping[str, Tensor] = {
             head: torch.bincount(torch.from_numpy(t[train][t[train] >= 0]), minlength=len(self.classes[head])).float()
@@ -80,6 +81,8 @@ class FaceData:
             streams["labeled"] = (sampler, batch)
         if "unlabeled" in names:
             streams["unlabeled"] = (Stream(train, self.config.seed, 2), batch * loader.unlabeled_ratio)
+        if "all" in names:
+            streams["all"] = (Stream(train, self.config.seed, 4), batch)
         return streams
 
     def steps_per_pass(self) -> int:

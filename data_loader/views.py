@@ -97,8 +97,25 @@ def light(height: int, width: int) -> list[dict[str, Any]]:
     ]
 
 
+def simclr(height: int, width: int) -> list[dict[str, Any]]:
+    """SimCLR's view (Chen et al. 2020, appendix A, color strength 0.5), for faces: crops keep 40 % of the area or more.
+
+    The paper's crops of down to 8 % would be of hair alone and of the chin alone, and equal for all faces.
+    """
+    color = {"brightness": [0.6, 1.4], "contrast": [0.6, 1.4], "saturation": [0.6, 1.4], "hue": [-0.1, 0.1]}
+    kernel = max(3, min(height, width) // 10 | 1)
+    return [
+        _op("RandomResizedCrop", size=[height, width], scale=[0.4, 1.0], ratio=[3 / 4, 4 / 3], p=1.0),
+        _op("HorizontalFlip", p=0.5),
+        _op("ColorJitter", **color, p=0.8),
+        _op("ToGray", p=0.2),
+        _op("GaussianBlur", blur_limit=[kernel, kernel], sigma_limit=[0.1, 2.0], p=0.5),
+    ]
+
+
 PRESETS: dict[str, Callable[[int, int], list[dict[str, Any]]]] = {
-    preset.__name__: preset for preset in (none, flip, flip_translate, light, randaugment, randaugment_small_cutout)
+    preset.__name__: preset
+    for preset in (none, flip, flip_translate, light, randaugment, randaugment_small_cutout, simclr)
 }
 
 

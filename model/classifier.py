@@ -23,6 +23,8 @@ from utils.errors import UserError, did_you_mean
 
 __all__ = ["FaceClassifier"]
 
+PROJECTION = 128  # as in the paper
+
 
 class FaceClassifier(BaseModel):
     """A timm backbone, dropout and one linear classifier per head.
@@ -34,7 +36,8 @@ class FaceClassifier(BaseModel):
         keep their statistics.
     batch_norm: "frozen" keeps the statistics of the whole backbone while its weights train, as suits small batches.
     head: "abc" adds to each head a classifier trained on classes in equal shares, which is the one that evaluates (ABC,
-        Lee et al. 2021; FixMatchTrainer).
+        Lee et al. 2021; FixMatchTrainer). "simclr" adds a projection of two layers, behind which the backbone is
+        pretrained (Chen et al. 2020; SimCLRTrainer); the heads then have no gradient.
     load_weights: False if the state comes from a checkpoint; then neither network nor weight file is needed.
     """
 
@@ -48,13 +51,11 @@ class FaceClassifier(BaseModel):
         dropout: float = 0.2,
         freeze: str | int | None = None,
         batch_norm: Literal["train", "frozen"] = "train",
-        head: Literal["plain", "abc"] = "plain",
+        head: Literal["plain", "abc", "simclr"] = "plain",
         load_weights: bool = True,
     ):
         super().__init__()
-        _check_arguments(heads, dropout, batch_norm)
-        if head not in ("plain", "abc"):
-            raise UserError(f"arch.args.head: '{head}' is unknown{did_you_mean(head, ['plain', 'abc'])}")
+        _check_arguments(heads, dropout, batch_norm, head)
         spec = None if weights is None else WeightSpec.from_config(weights)
         self.backbone = create_backbone(backbone, pretrained=pretrained and load_weights and spec is None)
         self.weight_report: WeightReport | None = None
@@ -67,14 +68,19 @@ class FaceClassifier(BaseModel):
         self.heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in heads.items()})
         if head == "abc":
             self.balanced_heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in heads.items()})
+        elif head == "simclr":
+            self.heads.requires_grad_(False)
+            self.projection = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTION))
         self._freeze(freeze, batch_norm)
 
     def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
         """images: float [N, 3, H, W], normalised, or their `features` [N, D]. Returns {head: logits}.
 
-        The first `clean` rows get no dropout.
+        The first `clean` rows get no dropout. With a projection, training mode returns {"projection": [N, 128]}.
         """
         features = images if images.ndim == 2 else self.features(images)
+        if self.projection is not None and self.training:
+            return {"projection": self.projection(features)}
         if clean and self.training:
             features = torch.cat([features[:clean], self.dropout(features[clean:])])
         else:
@@ -124,15 +130,18 @@ def check_logits(logits: Tensor, head: str) -> None:
         )
 
 
-def _check_arguments(heads: Mapping[str, int], dropout: float, batch_norm: str) -> None:
-    if not heads:
+def _check_arguments(heads: Mapping[str, int], dropout: float, batch_norm: str, head: str) -> None:
+    kinds = ["plain", "abc", "simclr"]
+    if head not in kinds:
+        raise UserError(f"arch.args.head: '{head}' is unknown{did_you_mean(head, kinds)}")
+    if not heads and head != "simclr":
         raise UserError("arch: a FaceClassifier needs at least one head, that is one attribute with labels")
-    for head, classes in heads.items():
+    for name, classes in heads.items():
         # ModuleDict refuses a '.', the empty name and the names of its own methods ('type', 'keys', …).
-        if not head or "." in head or hasattr(nn.ModuleDict(), head):
-            raise UserError(f"arch: '{head}' cannot be the name of a head; rename the attribute")
+        if not name or "." in name or hasattr(nn.ModuleDict(), name):
+            raise UserError(f"arch: '{name}' cannot be the name of a head; rename the attribute")
         if classes < 2:
-            raise UserError(f"arch: head '{head}' has {classes} class(es); a classifier needs at least 2")
+            raise UserError(f"arch: head '{name}' has {classes} class(es); a classifier needs at least 2")
     if not 0 <= dropout < 1:
         raise UserError(f"arch.args.dropout: must be at least 0 and below 1, not {dropout}")
     if batch_norm not in ("train", "frozen"):

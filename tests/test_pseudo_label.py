@@ -172,7 +172,10 @@ def test_the_balanced_head_learns_evaluates_and_is_trained_in_the_warm_up(start,
     in_training = trainer.model.train()(images)
     assert torch.equal(trainer.model.eval()(images)["label"], in_training["label/balanced"])
     assert not torch.equal(in_training["label"], in_training["label/balanced"])
-    with pytest.raises(ConfigError, match=r"arch\.args\.head: SupervisedTrainer does not train balanced heads"):
+    with pytest.raises(
+        ConfigError,
+        match=r"arch\.args\.head: SupervisedTrainer does not train a model with the head .abc.; set it to plain",
+    ):
         make_trainer(
             LinearNet(3, balanced=True),
             classes={"label": NAMES[:3]},

@@ -224,10 +224,11 @@ def _try_batch(trainer: BaseTrainer) -> None:
             f"got {trainer.config.views.size}"
         )
     data = trainer.data
-    faces = data.first_batch()["labeled"]
+    stream, views = next(iter(trainer.streams.items()))
+    faces = data.first_batch()[stream]
     model = trainer.model.eval()
     with torch.no_grad():
-        logits = model(trainer.normalize(faces["image"].to(trainer.device)))
+        logits = model(trainer.normalize(faces[next(iter(views))].to(trainer.device)))
     for head, names in data.classes.items():
         check_logits(logits[head], head)
         if logits[head].shape != (len(faces["row"]), len(names)):

@@ -12,7 +12,7 @@ from data_loader import views
 from data_loader.prepare_labels import DATASETS
 from data_loader.views import PRESETS, TRANSFORMS, view_problems
 from model import classifier, loss, metric
-from trainer import fixmatch, lr_scheduler, mean_teacher, multi_head, pseudo_label_trainer, supervised
+from trainer import fixmatch, lr_scheduler, mean_teacher, multi_head, pseudo_label_trainer, simclr, supervised
 from trainer.mix import MIXES
 from trainer.pseudo_label.kinds import PSEUDO_LABEL_KINDS
 from utils.config import Config
@@ -35,7 +35,7 @@ KINDS: dict[str, Kind] = {
     ),
     "trainer": Kind(
         "trainer",
-        (supervised, fixmatch, multi_head, pseudo_label_trainer, mean_teacher),
+        (supervised, fixmatch, multi_head, pseudo_label_trainer, mean_teacher, simclr),
         base=BaseTrainer,
         keyword_only=True,
     ),

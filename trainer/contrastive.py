@@ -12,7 +12,11 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
 
     first, second: float [N, D], row i of both from the same image; every other of the 2N − 2 rows is a negative.
     """
+    return F.cross_entropy(*similarities(first, second, temperature))
+
+
+def similarities(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Cosine similarity / temperature of each row with each, −∞ with itself, [2N, 2N]; and its partner, int64 [2N]."""
     rows = F.normalize(torch.cat([first, second]).float(), dim=1)
-    similarity = (rows @ rows.T / temperature).fill_diagonal_(-torch.inf)
     partner = torch.arange(len(rows), device=rows.device).roll(len(first))
-    return F.cross_entropy(similarity, partner)
+    return (rows @ rows.T / temperature).fill_diagonal_(-torch.inf), partner

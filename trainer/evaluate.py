@@ -70,6 +70,8 @@ def load_for_evaluation(
             f"{path}: a calibration holds for the model as it was trained; not with {', '.join(changed)} (-s or -c)"
         )
     classes = {head: tuple(names) for head, names in state["classes"].items()}
+    if not classes:
+        raise UserError(f"{path}: holds a backbone trained without labels and no classifier; see arch.args.weights")
     model = build_model(config, {head: len(names) for head, names in classes.items()}, load_weights=False)
     model.load_state_dict(state["ema"]["model"] if state["ema"] else state["model"])
     log_prior = state.get("log_prior") or {head: [0.0] * len(names) for head, names in classes.items()}

@@ -29,7 +29,7 @@ class SemiSupervisedTrainer(RampUpTrainer):
     on_collapse: when the pseudo-labels go wrong, say so after the epoch; `stop` also ends the run after two in a row.
     """
 
-    trains_balanced_heads = True
+    trains_heads = ("plain", "abc")
 
     def __init__(
         self,

@@ -20,7 +20,8 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 def ImageFolder(root: str, attribute: str = "label") -> LabelFrame:
     """Reads `root/CLASS/…/*.jpg` (.png, .webp, …); the classes are the folders' names, sorted.
 
-    attribute: what the classes are called. A folder `unlabeled` holds unlabeled images. Every image is its own group.
+    attribute: what the classes are called. A folder `unlabeled` holds unlabeled images, and may be the only one. Every
+    image is its own group.
     Raises UserError for fewer than two classes, a class without images, and folders that look like train/valid/test.
     """
     if attribute in ("", "path", "group", "split"):
@@ -30,7 +31,7 @@ def ImageFolder(root: str, attribute: str = "label") -> LabelFrame:
     names = tuple(name for name in entries if name != UNLABELED)
     if names and {name.lower() for name in names} <= _SPLITS:
         raise UserError(f"dataset.args.root: the folders of '{folder}' are splits, not classes: {', '.join(names)}")
-    if len(names) < 2:
+    if len(names) < 2 and entries != [UNLABELED]:
         found = f"found {', '.join(names)}" if names else "found none"
         raise UserError(f"dataset.args.root: expected a folder for each of two or more classes in '{folder}', {found}")
     paths = {name: images_below(folder / name) for name in entries}

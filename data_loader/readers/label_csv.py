@@ -111,8 +111,8 @@ def _relative(cells: pd.Series, file: Path) -> pd.Series:
 
 def _classes_of(labels: pd.Series, given: list[str] | None, where: str) -> tuple[str, ...]:
     counts = labels[labels != ""].value_counts()
-    if not len(counts):
-        raise UserError(f"{where}: no row has a label")
+    if not len(counts) and given is None:
+        raise UserError(f"{where}: no row has a label; if that is meant, name the classes in dataset.args.classes")
     if given is None:
         return class_names(counts.index)
     unknown = [f"'{label}' ({count:,} rows)" for label, count in counts.items() if label not in given]

@@ -22,9 +22,23 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_with_gradient(local: Tensor) -> Tensor:
+    """As `gather_rows`; this process's own rows keep their gradient."""
+    if _size() == 1:
+        return local
+    parts = list(gather_rows(local.detach()).split(len(local)))
+    parts[dist.get_rank()] = local
+    return torch.cat(parts)
+
+
 def own_rows(tensor: Tensor, rows: int) -> Tensor:
     """This process's `rows` rows of what `gather_rows` made."""
     return tensor if _size() == 1 else tensor[dist.get_rank() * rows :][:rows]
+
+
+def same_in_all(loss: Tensor) -> Tensor:
+    """A loss that every process computes from all rows; its gradient is right after DDP's mean over processes."""
+    return loss.detach() + _size() * (loss - loss.detach())
 
 
 def sum_with_gradient(local: Tensor) -> Tensor:
