@@ -16,6 +16,7 @@ from base.parts import Parts
 from trainer.contrastive import similarities
 from trainer.linear_probe import fit_heads
 from trainer.pseudo_label.processes import gather_with_gradient, same_in_all
+from utils.errors import ConfigError
 
 
 class SimCLRTrainer(BaseTrainer):
@@ -34,6 +35,10 @@ class SimCLRTrainer(BaseTrainer):
         if temperature <= 0:
             raise ValueError("temperature must be above 0")
         super().__init__(parts)
+        if not any(parameter.requires_grad for parameter in self.model.get_submodule("backbone").parameters()):
+            raise ConfigError(
+                f"{self.config.where('arch.args.freeze')}: SimCLRTrainer trains the backbone; set it to null"
+            )
         self.temperature = temperature
         self.labeled_heads = [head for head, counts in self.data.class_counts.items() if counts.sum() > 0]
         self.probe = nn.Module()

@@ -1,0 +1,77 @@
+"""Every combination of FixMatch's switches learns from unlabeled rows and is not plain FixMatch."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.test_pseudo_label import FIXED, LinearNet, batch, start, train  # noqa: F401
+from trainer.components import KINDS
+
+THRESHOLDS: dict[str, Any] = {
+    "fixed": FIXED,
+    "flexmatch": {"type": "flexmatch", "args": {"value": 0.6}},
+    "freematch": {"type": "freematch", "args": {"momentum": 0.9}},
+    "softmatch": "softmatch",
+    "adamatch": {"type": "adamatch", "args": {"value": 0.9}},
+}
+ALIGNS = ("none", "prior", "uniform", "estimated", "crest_plus")
+DEBIASES = ("none", "logit_adjustment", "debiaspl", "simpro")
+STEPS = 3
+
+
+def test_the_matrix_is_complete():
+    assert set(THRESHOLDS) == set(KINDS["threshold"].names())
+    assert set(ALIGNS) == {"none", *KINDS["align"].names()} and set(DEBIASES) == {"none", *KINDS["debias"].names()}
+
+
+def weights(trainer: Any) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def unlabeled_gradient(trainer: Any) -> Tensor:
+    """What lambda_u adds to the gradient at the present weights; the running statistics move alike in both."""
+    gradients = []
+    state = {name: value.clone() for name, value in trainer.labelers.state_dict().items()}
+    for lambda_u in (0.0, 1.0):
+        trainer.labelers.load_state_dict(state)
+        trainer.lambda_u = lambda_u
+        trainer.parts.optimizer.zero_grad()
+        torch.manual_seed(0)
+        trainer.training_step(batch(STEPS, 3)).backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()]))
+    return gradients[1] - gradients[0]
+
+
+@pytest.mark.parametrize("head", ["plain", "abc"])
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_a_combination_has_a_gradient_moves_and_differs(start, threshold: str, head: str):  # noqa: F811
+    untrained, plain = LinearNet(3, head == "abc"), start(3, head == "abc", threshold=FIXED)
+    train(plain, range(STEPS), 3)
+    for align, debias in itertools.product(ALIGNS, DEBIASES):
+        said = f"{threshold} {align} {debias} {head}"
+        trainer = start(3, head == "abc", threshold=THRESHOLDS[threshold], align=align, debias=debias)
+        assert np.isfinite(train(trainer, range(STEPS), 3)).all(), said
+        for now, then in zip(trainer.model.parameters(), untrained.parameters()):
+            assert not torch.equal(now, then), f"{said}: a parameter does not move"
+        same = all(torch.equal(a, b) for a, b in zip(weights(trainer), weights(plain)))
+        assert same == ((threshold, align, debias) == ("fixed", "none", "none")), f"{said}: the same as plain FixMatch"
+        assert unlabeled_gradient(trainer).norm() > 1e-4, f"{said}: nothing is learned from unlabeled rows"
+
+
+def test_class_weights_of_saw_change_the_labeled_loss_only(start):  # noqa: F811
+    plain, weighted = (start(3, threshold=FIXED) for _ in range(2))
+    saw = partial(
+        KINDS["loss"].find("cross_entropy", "loss"), class_counts=torch.tensor([80.0, 15, 5]), class_weight="saw"
+    )
+    weighted.parts.losses = {"label": (saw, 1.0)}
+    torch.testing.assert_close(unlabeled_gradient(plain), unlabeled_gradient(weighted))
+    for trainer in (plain, weighted):
+        train(trainer, range(STEPS), 3)
+    assert all(not torch.equal(a, b) for a, b in zip(weights(plain), weights(weighted)))
