@@ -33,7 +33,7 @@ from utils.run_folder import lock
 Task = TypeVar("Task")
 Progress = Callable[[int, int], None]
 
-CROPPING = 1  # raised whenever the same settings would cut other crops
+CROPPING = 2  # raised whenever the same settings would cut other crops
 TABLES = (".csv", ".tsv", ".txt", ".json")  # label tables, copied beside the crops
 ENOUGH = 20  # faces from which on there is a usual size
 SAVE_SECONDS = 5.0

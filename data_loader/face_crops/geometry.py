@@ -76,7 +76,7 @@ def relative_height(face: Face, shape: tuple[int, ...]) -> float:
 def cut_face(image: np.ndarray, face: Face, size: tuple[int, int], margin: float) -> np.ndarray:
     """The upright face in the middle of [height, width, 3]; it takes 1 / (1 + 2 margin) of the height.
 
-    Beyond its edges the picture is mirrored.
+    Beyond the edges the last pixels are repeated: a mirrored picture would show a second face.
     """
     pose, (height, width) = pose_of(face.landmarks), size
     step = pose.height * (1 + 2 * margin) / height  # pixels of the picture per pixel of the crop
@@ -92,7 +92,7 @@ def cut_face(image: np.ndarray, face: Face, size: tuple[int, int], margin: float
     matrix *= share[:, None]
     matrix[:, 2] -= 0.5
     how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(shrunk, matrix, (width, height), flags=how, borderMode=cv2.BORDER_REFLECT_101)
+    return cv2.warpAffine(shrunk, matrix, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
 
 
 def beyond(face: Face, shape: tuple[int, ...], size: tuple[int, int], margin: float) -> float:
