@@ -39,6 +39,9 @@ schema: setup
 	$(BIN)/python -m trainer.components
 
 bench: setup
+	$(BIN)/python benchmarks/step_overhead.py --rounds 5
+	$(BIN)/python benchmarks/fixmatch_step.py --rounds 3
+	$(BIN)/python benchmarks/start_up.py --repetitions 3
 	$(BIN)/python prepare.py demo --out data/demo
 	$(BIN)/python benchmarks/semi_supervised.py -c $(DEMO)
 

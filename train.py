@@ -56,18 +56,20 @@ def main() -> None:
             config = load_config(arguments.config, [*arguments.set, *first])
 
         from trainer import session
-        from trainer.check_resume import check_resume
-        from trainer.folds import resume_command, train_folds
 
         if arguments.check and config is not None:
             print("\n".join(session.check(config, arguments.device)))
             return
         if arguments.check_resume and config is not None:
+            from trainer.check_resume import check_resume
+
             same, lines = check_resume(config, arguments.device)
             print("\n".join(lines))
             sys.exit(0 if same else 1)
         device, run_id = arguments.device, arguments.run_id
         if arguments.folds and config is not None:
+            from trainer.folds import resume_command, train_folds  # with the report's plots: seconds that others save
+
             again = resume_command(arguments.config, arguments.set, arguments.folds, device, run_id)
             train_folds(config, arguments.resume, device, run_id, again)
             return
