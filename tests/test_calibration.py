@@ -164,7 +164,7 @@ def test_a_fit_is_written_reported_and_applied(face_models, tmp_path, in_process
 
     done = test(*both, "--calibration", file, "--out", tmp_path / "on")
     after = json.loads((tmp_path / "on" / "metrics.json").read_text())
-    assert "fitted on these images" in done.out and after["calibration"]["file"] == str(file)
+    assert "fitted on the images of valid" in done.out and after["calibration"]["file"] == str(file)
     for head in ("gender", "mask"):
         assert after["heads"][head]["macro_f1"] == pytest.approx(fit["scores"][head]["fitted"]["macro_f1"])
         assert after["heads"][head]["ece"] == pytest.approx(fit["scores"][head]["fitted"]["ece"])

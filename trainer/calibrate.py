@@ -12,8 +12,6 @@ from report.evaluation import HeadPrediction
 from trainer.ensemble import Ensemble
 from utils.errors import UserError, did_you_mean
 
-SEEN = "the calibration was fitted on these images, so scores here are too good; {file} has the cross-fitted ones"
-
 
 def check_fit(methods: Sequence[str], ensemble: Ensemble, split: str) -> None:
     """Raises UserError for a method that there is not, and for options that a fit cannot go with."""
@@ -31,7 +29,30 @@ def check_fit(methods: Sequence[str], ensemble: Ensemble, split: str) -> None:
         raise UserError(f"{given}: hard votes are shares of checkpoints, not probabilities; use --vote soft")
 
 
-def fit_and_save(
+def calibrate(
+    ensemble: Ensemble,
+    heads: Sequence[HeadPrediction],
+    groups: Sequence[str],
+    methods: Sequence[str],
+    split: str,
+    folder: Path,
+) -> tuple[dict[str, Any] | None, list[HeadPrediction], list[str]]:
+    """Fit `methods` and write `folder`/calibration.json, or say what the ensemble has applied.
+
+    Returns what metrics.json says about it (None: nothing was asked for), the cross-fitted heads, and notes.
+    """
+    if methods:
+        return _fit_and_save(ensemble, heads, groups, methods, split, folder / "calibration.json")
+    if ensemble.fitted is None or ensemble.calibration is None:
+        return None, [], []
+    seen = (
+        f"the calibration was fitted on the images of valid, so their scores here are too good; {ensemble.calibration} "
+        "has the cross-fitted ones"
+    )
+    return _said_of(ensemble.fitted, ensemble.calibration), [], [seen] if split in ("valid", "all") else []
+
+
+def _fit_and_save(
     ensemble: Ensemble,
     heads: Sequence[HeadPrediction],
     groups: Sequence[str],
@@ -39,7 +60,6 @@ def fit_and_save(
     split: str,
     path: Path,
 ) -> tuple[dict[str, Any], list[HeadPrediction], list[str]]:
-    """Fit, write `path`; returns what metrics.json says about it, the cross-fitted heads, and notes."""
     fit = fit_calibration([head for head in heads if head.labeled.any()], groups, methods)
     classes = {head.name: list(head.classes) for head in heads}
     fitted = {
@@ -59,10 +79,10 @@ def fit_and_save(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_calibration(path, calibration)
-    return {**said_of(calibration, path), "scores": fit.scores}, fit.cross_fitted, _notes(fit)
+    return {**_said_of(calibration, path), "scores": fit.scores}, fit.cross_fitted, _notes(fit)
 
 
-def said_of(calibration: Calibration, path: Path) -> dict[str, Any]:
+def _said_of(calibration: Calibration, path: Path) -> dict[str, Any]:
     """What metrics.json says about a calibration."""
     return {"file": str(path), **calibration.model_dump(include={"fitted_on", "methods", "heads"})}
 

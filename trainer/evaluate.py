@@ -20,7 +20,7 @@ from data_loader.prepare_labels import Labels, prepare_labels, read_labels
 from report.evaluation import HeadPrediction
 from report.writer import write_report
 from trainer.build import build_model, open_run_images
-from trainer.calibrate import SEEN, check_fit, fit_and_save, said_of
+from trainer.calibrate import calibrate, check_fit
 from trainer.ensemble import Ensemble
 from trainer.scored_rows import common_rows, known_ages
 from trainer.test_time_views import TestTimeView
@@ -150,15 +150,8 @@ def test_checkpoints(
     table = labels.frame.rows.iloc[rows[0]][["path", "group"]].assign(split=labels.split.iloc[rows[0]], labeled=True)
     out = out or first.run_dir / "report"
     heads = ensemble.answer(predictions)
-    calibration: dict[str, Any] | None = None
-    cross_fitted: list[HeadPrediction] = []
-    if fit:
-        groups = table["group"].tolist()
-        calibration, cross_fitted, said = fit_and_save(ensemble, heads, groups, fit, split, out / "calibration.json")
-        notes += said
-    elif ensemble.fitted is not None and ensemble.calibration is not None:
-        calibration = said_of(ensemble.fitted, ensemble.calibration)
-        notes += [SEEN.format(file=ensemble.calibration)] if split in ("valid", "all") else []
+    calibration, cross_fitted, said = calibrate(ensemble, heads, table["group"].tolist(), fit, split, out)
+    notes += said
     metrics = write_report(
         out,
         table.reset_index(drop=True),
