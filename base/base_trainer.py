@@ -94,6 +94,10 @@ class BaseTrainer(ABC):
         """Lines for people under the epoch's line."""
         return []
 
+    def epoch_warnings(self, values: dict[str, float]) -> list[str]:
+        """What goes wrong, a line each; once an epoch, with its log row, to which it may add."""
+        return []
+
     def trainer_state(self) -> nn.Module | None:
         """A module whose buffers are this trainer's running statistics, kept in the checkpoint."""
         return None
@@ -186,6 +190,7 @@ class BaseTrainer(ABC):
         best = self.monitor.update(self.epoch, values)
         values["seconds"], self.seconds = self.seconds, 0.0
         notes = [*self.epoch_notes(sums), *self.waiting.notes(self.config)]
+        warnings = self.epoch_warnings(values)
         self.sums.clear()
         if not self.world.is_main:
             return
@@ -193,6 +198,8 @@ class BaseTrainer(ABC):
         self.logger.info(epoch_line(epoch=self.epoch, epochs=self.epochs, step=self.step, values=values, best=best))
         for note in notes:
             self.logger.info("  " + note)
+        for warning in warnings:
+            self.logger.warn(warning, self.step)
         self.files.save_last(self.state_dict())
         if best:
             self.files.keep_as_best()

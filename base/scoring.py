@@ -52,7 +52,8 @@ class Scoring:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch], split: str) -> dict[str, float]:
-        """`SPLIT/loss`, `SPLIT/METRIC` (mean over heads) and `SPLIT/HEAD/METRIC`; nothing if there are no batches."""
+        """`SPLIT/loss`, `SPLIT/METRIC` (mean over heads), `SPLIT/HEAD/METRIC` and `SPLIT/HEAD/recall/CLASS`, the last
+        for classes that occur among the labels; nothing if there are no batches."""
         sums = Sums(self.parts.device)
         was_training = model.training
         model.eval()
@@ -68,7 +69,12 @@ class Scoring:
             return {}
         losses = [float(totals[f"loss/{h}"] / totals[f"rows/{h}"].clamp(min=1)) for h in self.classes]
         confusions = {head: totals[f"confusion/{head}"] for head in self.classes}
-        return {f"{split}/loss": sum(losses) / len(losses), **self.metrics(split, confusions)}
+        values = {f"{split}/loss": sum(losses) / len(losses), **self.metrics(split, confusions)}
+        for head, confusion in confusions.items():
+            for name, row, found in zip(self.classes[head], confusion, confusion.diagonal()):
+                if float(row.sum()) > 0:
+                    values[f"{split}/{head}/recall/{name}"] = float(found / row.sum())
+        return values
 
     def autocast(self) -> AbstractContextManager:
         dtype = self.parts.dtype

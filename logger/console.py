@@ -62,7 +62,7 @@ def epoch_line(
     for key, value in values.items():
         if key.startswith("train/") and not key.startswith("train/loss"):
             continue
-        if key.count("/") < 2 or (key.startswith("valid/") and len(heads) > 1):
+        if key.count("/") < 2 or (key.startswith("valid/") and key.count("/") == 2 and len(heads) > 1):
             parts.append(_shown(key, value))
     if best:
         parts.append("*best*")

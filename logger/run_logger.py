@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,9 @@ import numpy as np
 
 from logger.console import Console, reason
 from logger.metrics_csv import MetricsCsv
+
+Panels = Mapping[str, Mapping[str, Sequence[str]]]
+"""Group -> {chart: the values that it draws together}."""
 
 
 class Sink(Protocol):
@@ -20,6 +23,8 @@ class Sink(Protocol):
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def image(self, tag: str, step: int, image: np.ndarray) -> None: ...
+    def text(self, tag: str, step: int, text: str) -> None: ...
+    def panels(self, panels: Panels) -> None: ...
     def summary(self, values: Mapping[str, float | str]) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
@@ -60,9 +65,11 @@ class RunLogger:
         """A line for the person: stdout (if `console`) and train.log. Leaves a progress bar intact."""
         self.console.info(text)
 
-    def warn(self, text: str) -> None:
-        """As `info`; the line begins with `warning: `."""
+    def warn(self, text: str, step: int | None = None) -> None:
+        """As `info`; the line begins with `warning: `. With a step TensorBoard and wandb have it too, as text."""
         self.console.warn(text)
+        if step is not None:
+            self._each(lambda sink: sink.text("warnings", step, text))
 
     def log(self, *, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """The numbers of an epoch: a row of metrics.csv, on disk when this returns, then the sinks."""
@@ -70,13 +77,17 @@ class RunLogger:
         self._each(lambda sink: sink.log(step, {"epoch": epoch, **values}))
         self._each(lambda sink: sink.flush())
 
-    def log_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers within an epoch, for the curves of TensorBoard and wandb; not in metrics.csv."""
-        self._each(lambda sink: sink.log(step, values))
+    def image(self, tag: str, step: int, draw: Callable[[], np.ndarray]) -> None:
+        """draw: makes the picture, uint8 [H, W, 3]; it is called only if there is a place that shows pictures."""
+        if self.sinks:
+            image = draw()
+            self._each(lambda sink: sink.image(tag, step, image))
 
-    def image(self, tag: str, step: int, image: np.ndarray) -> None:
-        """image: uint8 [H, W, 3]."""
-        self._each(lambda sink: sink.image(tag, step, image))
+    def panels(self, make: Callable[[], Panels]) -> None:
+        """Which values belong into one chart, for places that can be told so; `make` is called only if there is one."""
+        if self.sinks:
+            panels = make()
+            self._each(lambda sink: sink.panels(panels))
 
     def summary(self, values: Mapping[str, float | str]) -> None:
         """The run's final values: wandb's summary, a table in TensorBoard's text tab."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import threading
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,17 @@ class TensorBoardSink:
 
     def image(self, tag: str, step: int, image: np.ndarray) -> None:
         self.writer.add_image(tag, image, step, dataformats="HWC")
+
+    def text(self, tag: str, step: int, text: str) -> None:
+        self.writer.add_text(tag, text, step)
+
+    def panels(self, panels: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Charts of the tab CUSTOM SCALARS."""
+        charts = {
+            group: {chart: ["Multiline", [f"^{re.escape(name)}$" for name in names]] for chart, names in of.items()}
+            for group, of in panels.items()
+        }
+        self.writer.add_custom_scalars(charts)
 
     def summary(self, values: Mapping[str, float | str]) -> None:
         rows = "".join(f"| {key} | {value} |\n" for key, value in values.items())

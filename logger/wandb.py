@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,12 @@ class WandbSink:
 
     def image(self, tag: str, step: int, image: np.ndarray) -> None:
         self.run.log({"step": step, tag: self.wandb.Image(image)})
+
+    def text(self, tag: str, step: int, text: str) -> None:
+        self.run.log({"step": step, tag: text})
+
+    def panels(self, panels: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Nothing to do: wandb groups charts by the first part of a name, and people arrange them there."""
 
     def summary(self, values: Mapping[str, float | str]) -> None:
         self.run.summary.update(dict(values))

@@ -30,7 +30,7 @@ def confusion_png(confusion: Sequence[Sequence[int]] | np.ndarray, classes: Sequ
     letters = max(len(name) for name in classes)
     cell = 1.15 if size <= 4 else 0.85 if size <= 9 else 0.62 if size <= 30 else 18 / size
     margin = 0.9 + 0.085 * letters
-    figure = _figure(size * cell + margin + 0.3, size * cell + margin + 0.5)
+    figure = new_figure(size * cell + margin + 0.3, size * cell + margin + 0.5)
     axes = figure.add_subplot()
     axes.imshow(_cell_colors(shares))
     small = 12 if size <= 4 else 9 if size <= 9 else 7
@@ -53,12 +53,12 @@ def confusion_png(confusion: Sequence[Sequence[int]] | np.ndarray, classes: Sequ
     axes.tick_params(which="minor", length=0)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.spines[:].set_visible(False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def reliability_png(bins: pd.DataFrame, title: str) -> bytes:
     """Accuracy against confidence, and how many images lie where; bins as `evaluation.reliability` gives them."""
-    figure = _figure(4.4, 4.4)
+    figure = new_figure(4.4, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     used = bins[bins["count"] > 0]
     middle = (used["low"] + used["high"]) / 2
@@ -75,8 +75,8 @@ def reliability_png(bins: pd.DataFrame, title: str) -> bytes:
     lower.set(xlabel="confidence", ylabel="images")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     for axes in (upper, lower):
-        _tidy(axes)
-    return _png(figure)
+        tidy(axes)
+    return figure_png(figure)
 
 
 def curve_groups(table: pd.DataFrame, classes: Iterable[str] = ()) -> dict[str, dict[str, str]]:
@@ -90,11 +90,11 @@ def curve_groups(table: pd.DataFrame, classes: Iterable[str] = ()) -> dict[str, 
     names = sorted(rank, key=len, reverse=True)
     groups: dict[str, dict[str, str]] = {"loss": {}}
     for column in table.columns:
-        if not str(column).startswith(("train/", "valid/")) or not _finite(table[column]).notna().any():
+        if not str(column).startswith(("train/", "valid/")) or not finite(table[column]).notna().any():
             continue
         family, label = _family(str(column), names)
         groups.setdefault(family, {})[str(column)] = label
-    if "lr" in table.columns and _finite(table["lr"]).notna().any():
+    if "lr" in table.columns and finite(table["lr"]).notna().any():
         groups["learning rate"] = {"lr": "lr"}
     return {
         title: dict(sorted(columns.items(), key=lambda column: rank.get(column[1], 0)))
@@ -105,12 +105,12 @@ def curve_groups(table: pd.DataFrame, classes: Iterable[str] = ()) -> dict[str, 
 
 def curve_png(table: pd.DataFrame, columns: dict[str, str], title: str) -> bytes:
     """Columns of `metrics.csv` (column -> legend label) over the epochs."""
-    figure = _figure(4.6, 3.0)
+    figure = new_figure(4.6, 3.0)
     axes = figure.add_subplot()
-    epochs = _finite(table["epoch"]) if "epoch" in table.columns else pd.Series(np.arange(1, len(table) + 1))
+    epochs = finite(table["epoch"]) if "epoch" in table.columns else pd.Series(np.arange(1, len(table) + 1))
     handles, labels = [], []
     for index, (column, label) in enumerate(list(columns.items())[:MOST_LINES]):
-        values = _finite(table[column])
+        values = finite(table[column])
         known = values.notna() & epochs.notna()
         color, style = LINES[index % len(LINES)], STYLES[index // len(LINES)]
         marker = "o" if known.sum() < 25 else None
@@ -123,8 +123,8 @@ def curve_png(table: pd.DataFrame, columns: dict[str, str], title: str) -> bytes
     axes.set_title(title if len(columns) > 1 else next(iter(columns)), parse_math=False, fontsize=11)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    _tidy(axes)
-    return _png(figure)
+    tidy(axes)
+    return figure_png(figure)
 
 
 def _family(column: str, classes: Sequence[str]) -> tuple[str, str]:
@@ -138,7 +138,8 @@ def _family(column: str, classes: Sequence[str]) -> tuple[str, str]:
     return last, rest
 
 
-def _finite(values: pd.Series) -> pd.Series:
+def finite(values: pd.Series) -> pd.Series:
+    """As numbers, NaN where there is none or it is infinite."""
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     return numbers.where(np.isfinite(numbers))
 
@@ -151,7 +152,7 @@ def _cell_colors(shares: np.ndarray) -> np.ndarray:
     return 1 - depth * (1 - full)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(colors=MUTED, labelsize=8)
@@ -159,13 +160,13 @@ def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
+def new_figure(width: float, height: float, dpi: int = 130) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.12)
     return buffer.getvalue()

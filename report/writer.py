@@ -17,6 +17,7 @@ from report.errors import Ages, describe_errors, error_taxonomy
 from report.evaluation import HeadPrediction, evaluate_head, expected_calibration_error, joint_head, reliability
 from report.page.gallery import error_cells, unsure_right
 from report.page.page import Page, Section, render
+from report.pseudo_labels import PseudoLabelSection, pseudo_label_section
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -81,11 +82,16 @@ def write_report(
     if joint:
         sections.append(_section(out_dir, joint, results["joint"], slugs["joint"]))
     curves: dict[str, bytes] = {}
+    pseudo_labels: list[PseudoLabelSection] = []
     try:
-        curves = _curves(out_dir, metrics_csv, [name for head in heads for name in head.classes])
+        epochs = _epochs(metrics_csv)
+        pseudo_labels = _pseudo_labels(out_dir, epochs, heads)
+        drawn = {column for section in pseudo_labels for column in section.columns}
+        curves = _curves(out_dir, epochs.drop(columns=drawn), [name for head in heads for name in head.classes])
     except ValueError as error:  # pandas' parser errors: a damaged table must not cost the whole page
         notes = [*notes, f"{metrics_csv} cannot be read, so there are no training curves: {error}"]
-    page = render(Page(title, about, metrics, notes, sections, curves, describe_errors(metrics["errors"])))
+    said = describe_errors(metrics["errors"])
+    page = render(Page(title, about, metrics, notes, sections, curves, said, pseudo_labels))
     atomic_write(out_dir / "index.html", page.encode("utf-8", "replace"))
     return metrics
 
@@ -134,11 +140,24 @@ def _cross_fitted(out_dir: Path, head: HeadPrediction | None, slug: str) -> byte
     return png
 
 
-def _curves(out_dir: Path, metrics_csv: Path | None, classes: Sequence[str]) -> dict[str, bytes]:
+def _epochs(metrics_csv: Path | None) -> pd.DataFrame:
+    return pd.DataFrame() if metrics_csv is None or not Path(metrics_csv).is_file() else pd.read_csv(metrics_csv)
+
+
+def _pseudo_labels(out_dir: Path, table: pd.DataFrame, heads: Sequence[HeadPrediction]) -> list[PseudoLabelSection]:
+    """Of each head that had pseudo-labels; their charts are also written as pseudo_HEAD_TITLE.png."""
+    slugs = _slugs([head.name for head in heads])
+    found = [pseudo_label_section(table, head.name, head.classes, slugs[head.name]) for head in heads]
+    sections = [section for section in found if section is not None]
+    for section in sections:
+        names = _slugs(list(section.charts))
+        for title, png in section.charts.items():
+            atomic_write(out_dir / f"pseudo_{section.slug}_{names[title]}.png", png)
+    return sections
+
+
+def _curves(out_dir: Path, table: pd.DataFrame, classes: Sequence[str]) -> dict[str, bytes]:
     """Title -> PNG, also written as curve_TITLE.png."""
-    if metrics_csv is None or not Path(metrics_csv).is_file():
-        return {}
-    table = pd.read_csv(metrics_csv)
     groups = plots.curve_groups(table, classes)
     slugs = _slugs(list(groups))
     curves = {title: plots.curve_png(table, columns, title) for title, columns in groups.items()}

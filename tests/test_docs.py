@@ -293,10 +293,11 @@ def test_the_warnings_in_the_docs_are_what_the_guard_says():
         epochs(*[(1, 0.105, 0.5, 0.3)] * 2),
         epochs(*[(0.9, 0.6, 0.5, 0.2)] * 2),
         epochs(*[(0.8, 0.004, 0.5, 0.2)] * 3),
+        [{**epochs((0.9, 0.02, 0.5, 0.2))[0], "valid/bangs/recall/no_bangs": 1.0, "valid/bangs/recall/bangs": 0.0}],
         epochs((0.5, 0.1, 0.3, 0.1), (0.5, 0.1, 0.2, 0.12), (0.5, 0.1, 0.1, 0.15)),
     )
     expected = {"bangs": Expected({"no_bangs": 0.895, "bangs": 0.105})}
-    said = [[f"warning: {line}" for line in find_collapse(found, len(found), expected)] for found in histories]
+    said = [[f"warning: {sign.text}" for sign in find_collapse(found, len(found), expected)] for found in histories]
     block = next(block for block in blocks(SEMI, "") if block.startswith("warning: "))
     assert said == [[line] for line in block.splitlines()]
 

@@ -209,9 +209,9 @@ def fake_wandb(run: FakeRun, credentials: bool = True) -> types.ModuleType:
 
 
 def use_everything(log: RunLogger) -> None:
-    log.log_step(5, {"train/loss": 1.0})
+    log.panels(lambda: {"group": {"chart": ["train/loss"]}})
     log.log(epoch=1, step=10, values={"train/loss": 0.5})
-    log.image("views", 10, np.zeros((4, 4, 3), np.uint8))
+    log.image("views", 10, lambda: np.zeros((4, 4, 3), np.uint8))
     log.summary({"best": 0.5})
     log.close()
 
@@ -268,7 +268,6 @@ def test_wandb_gets_an_explicit_step_and_resumes_its_id(tmp_path: Path, monkeypa
     assert 0 < arguments["settings"]["init_timeout"] <= 30 and arguments["settings"]["silent"]
     assert run.calls == [
         ("define_metric", (("*",), {"step_metric": "step"})),
-        ("log", ({"step": 5, "train/loss": 1.0},)),
         ("log", ({"step": 10, "epoch": 1.0, "train/loss": 0.5},)),
         ("log", ({"step": 10, "views": ("image", (4, 4, 3))},)),
         ("update", ({"best": 0.5},)),
@@ -298,7 +297,8 @@ for part in range(2):
     log = RunLogger(run_dir, console=False, tensorboard=False, name="n", config={"a": {"b": 1}}, resume=resume,
                     wandb={"mode": mode, "project": "p", "entity": None, "tags": []})
     log.log(epoch=1 + part, step=10 + part, values={"valid/macro_f1": 0.25})
-    log.image("views", 10, np.zeros((4, 4, 3), np.uint8))
+    log.image("views", 10, lambda: np.zeros((4, 4, 3), np.uint8))
+    log.warn("the pseudo-labels go wrong", 10)
     log.summary({"best": 0.5})
     log.close()
     resume = {"epoch": 1, "step": 10, **log.state_dict()}
@@ -327,8 +327,10 @@ def test_real_wandb_offline_run_and_no_network(tmp_path: Path, mode: str) -> Non
     folders = sorted((tmp_path / "wandb").glob(f"offline-run-*-{run_id}"))
     assert len(folders) in (1, 2)  # two segments that begin in the same second share a folder name
     recorded = b"".join(file.read_bytes() for folder in folders for file in folder.glob(f"run-{run_id}.wandb"))
+    assert recorded.count(b"the pseudo-labels go wrong") >= 1
     assert b"valid/macro_f1" in recorded and b"0.25" in recorded and b"step" in recorded
-    warnings = [line[21:] for line in (tmp_path / "train.log").read_text().splitlines() if "warning" in line]
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    warnings = [line[21:] for line in lines if "warning" in line and "go wrong" not in line]
     assert len(warnings) == (2 if mode == "online" else 1)
     assert warnings[-1] == f"warning: wandb cannot resume a run offline; a new offline segment of run {run_id} begins"
     assert mode == "offline" or warnings[0].startswith("warning: wandb cannot go online, continuing offline (")
@@ -361,24 +363,31 @@ def read_events(run_dir: Path) -> Any:
 def test_tensorboard_is_read_back_and_purged_on_resume(tmp_path: Path) -> None:
     log = run_logger(tmp_path, tensorboard=True)
     for epoch in (1, 2, 3):
-        log.log_step(10 * epoch - 5, {"step/loss": 100.0 + epoch})
         log.log(epoch=epoch, step=10 * epoch, values={"valid/loss": 1 / epoch})
     log.close()
     log = run_logger(tmp_path, tensorboard=True, resume={"epoch": 2, "step": 20, "wandb_id": None})
-    log.log_step(25, {"step/loss": 7.0})
     log.log(epoch=3, step=30, values={"valid/loss": 0.5})
-    log.image("views", 30, np.full((4, 6, 3), 128, np.uint8))
+    log.image("views", 30, lambda: np.full((4, 6, 3), 128, np.uint8))
+    log.panels(lambda: {"hair": {"shares": ["valid/loss", "a.b"]}})
+    log.warn("careful", 30)
     log.summary({"best": 0.5})
     log.close()
 
     events = read_events(tmp_path)
-    assert [(event.step, event.value) for event in events.Scalars("step/loss")] == [(5, 101), (15, 102), (25, 7)]
     assert [(event.step, event.value) for event in events.Scalars("valid/loss")] == [(10, 1), (20, 0.5), (30, 0.5)]
     (image,) = events.Images("views")
     assert (image.step, image.height, image.width) == (30, 4, 6)
     (text,) = events.Tensors("summary/text_summary")
     assert b"| best | 0.5 |" in text.tensor_proto.string_val[0]
-    assert not (tmp_path / "train.log").exists()
+    (warning,) = events.Tensors("warnings/text_summary")
+    assert warning.step == 30 and warning.tensor_proto.string_val == [b"careful"]
+    (layout,) = events.Tensors("custom_scalars__config__")
+    assert rb"^valid/loss$" in layout.tensor_proto.string_val[0] and rb"^a\.b$" in layout.tensor_proto.string_val[0]
+    assert "warning: careful" in (tmp_path / "train.log").read_text()
+
+
+def test_a_picture_is_drawn_only_where_it_is_shown(tmp_path: Path) -> None:
+    run_logger(tmp_path).image("views", 1, lambda: pytest.fail("nobody shows it"))
 
 
 def test_a_full_disk_under_tensorboard_costs_one_warning_and_no_traceback(

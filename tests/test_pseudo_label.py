@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from tests import conftest
 from tests.test_training import write_config
-from trainer.collapse_guard import CollapseGuard, Expected, find_collapse
 from trainer.pseudo_label import align, threshold
 from trainer.pseudo_label.kinds import build_labeler
 from trainer.pseudo_label.labeler import PseudoLabeler
@@ -290,90 +288,7 @@ def test_processes_agree_on_running_statistics_and_gradients(tmp_path):
                 torch.testing.assert_close(found[0][method][name], value, rtol=1e-5, atol=1e-6)
 
 
-# The collapse guard --------------------------------------------------------------------------------------------------
-
-HAIR = {"hair": Expected({"covered": 0.12, "shown": 0.88})}
-
-
-def epoch(covered: float, rate: float = 0.7, labeled: float = 0.3, unlabeled: float = 0.1) -> dict[str, float]:
-    return {
-        "train/hair/pass_rate": rate,
-        "train/hair/pseudo/covered": covered,
-        "train/hair/pseudo/shown": 1 - covered,
-        "train/loss_labeled": labeled,
-        "train/loss_unlabeled": unlabeled,
-    }
-
-
-@pytest.mark.parametrize(
-    ("history", "says"),
-    [
-        ([epoch(0.98)], "98 % of the accepted pseudo-labels are 'covered' while 12 % of the labels are"),
-        ([epoch(0.12), epoch(0.5), epoch(0.5)], "50 % of the accepted pseudo-labels are 'covered'"),
-        ([epoch(0.001)] * 3, "hardly any accepted pseudo-label has been 'covered' (0.1 % of them while 12 % of"),
-        ([epoch(0.1, rate=0.0)] * 2, "no pseudo-label has been accepted for 2 epochs"),
-        ([epoch(0.12, rate=1.0)] * 2, "every pseudo-label has been accepted from the start"),
-        (
-            [epoch(0.12, labeled=x, unlabeled=u) for x, u in ((0.3, 0.07), (0.2, 0.08), (0.1, 0.09))],
-            "the unlabeled loss per accepted pseudo-label rises (0.100, 0.114, 0.129) while the labeled loss falls",
-        ),
-    ],
-)
-def test_the_guard_says_what_goes_wrong_and_what_to_do(history, says):
-    found = find_collapse(history, len(history), HAIR)
-    assert len(found) == 1 and says in found[0] and "\n" not in found[0]
-    assert "trainer.args." in found[0]
-
-
-@pytest.mark.parametrize(
-    "history",
-    [
-        [epoch(0.034), epoch(0.058), epoch(0.09)],
-        [epoch(0.12), epoch(0.5)],
-        [epoch(1.0, rate=0.001)],
-        [epoch(0.1, rate=0.5), epoch(0.1, rate=1.0), epoch(0.1, rate=1.0)],
-        # The loss over all rows rises because more of them are accepted.
-        [epoch(0.12, r, x, u) for r, x, u in ((0.2, 0.3, 0.04), (0.5, 0.2, 0.08), (0.9, 0.1, 0.1))],
-    ],
-)
-def test_the_guard_is_silent_about_a_healthy_run(history):
-    assert find_collapse(history, len(history), HAIR) == []
-
-
-def test_the_guard_knows_alignment_and_continues_from_its_state():
-    aligned = {"hair": Expected({"covered": 0.5, "shown": 0.5}, aligned=True, by_labels=False)}
-    text = find_collapse([epoch(0.99)], 1, aligned)[0]
-    assert "50 % is the target of trainer.args.align: lower trainer.args.lambda_u" in text and "to prior" not in text
-
-    guard, straight = CollapseGuard(), CollapseGuard()
-    assert guard.observe({"train/loss": 1.0}, HAIR) == [] and guard.epochs == 0, "the warm-up has no pseudo-labels"
-    for values in (epoch(0.001), epoch(0.002), epoch(0.001)):
-        expected = straight.observe(values, HAIR)
-        stored = io.BytesIO()
-        torch.save(guard.state_dict(), stored)
-        stored.seek(0)
-        guard = CollapseGuard()
-        guard.load_state_dict(torch.load(stored, weights_only=True))
-        assert guard.observe(values, HAIR) == expected
-    assert expected and guard.in_a_row == 1
-
-
 # The commands --------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_that_collapses_stops_with_its_checkpoint_on_disk(tmp_path: Path, tiny_faces: Path, in_process):
-    args = {"threshold": {"type": "fixed", "args": {"value": 1.0}}, "on_collapse": "stop"}
-    config = write_config(
-        tmp_path,
-        tiny_faces,
-        data_loader={"num_workers": 0},
-        trainer={"args": args, "epochs": 6, "steps_per_epoch": 2},
-    )
-    done = in_process("train.py", "-c", str(config), "--run-id", "x")
-    assert done.code == 2 and done.out.count("warning: hue: no pseudo-label has been accepted for 2 epochs") == 2
-    assert "stopped after epoch 3, as trainer.args.on_collapse asks:" in done.err
-    last = torch.load(tmp_path / "saved" / "tiny" / "x" / "checkpoints" / "last.pth", weights_only=True)
-    assert last["epoch"] == 3 and last["trainer"]["guard._extra_state"]["in_a_row"] == 2
 
 
 def test_a_run_with_every_switch_resumes_and_is_tested_on_its_balanced_head(tmp_path, tiny_faces, in_process):

@@ -16,6 +16,7 @@ from sklearn import metrics as reference
 from report.errors import Ages, describe_errors, error_taxonomy
 from report.evaluation import HeadPrediction, evaluate_head, expected_calibration_error, joint_head, reliability
 from report.plots import curve_groups
+from report.pseudo_labels import pseudo_label_picture
 from report.table import format_table
 from report.vote import combine
 from report.writer import write_report
@@ -280,6 +281,50 @@ def test_curves_are_grouped_by_what_they_measure():
         "learning rate": {"lr": "lr"},
     }
     assert list(groups["train/hair/pseudo by class"].values()) == ["a<1", "b"]
+
+
+PSEUDO = {
+    "epoch": [1, 2, 3],
+    "step": [5, 10, 15],
+    "train/loss_unlabeled": ["", 0.2, 0.1],
+    "train/lambda_u": ["", 0.5, 1.0],
+    "train/hair/macro_f1": [0.5, 0.6, 0.7],
+    "train/hair/pass_rate": ["", 0.9, 0.8],
+    "train/hair/pass_rate/<a>": ["", 0.95, 0.875],
+    "train/hair/pseudo/<a>": ["", 0.99, 0.98],
+    "train/hair/pseudo/b": ["", 0.01, 0.02],
+    "train/hair/expected/<a>": ["", 0.9, 0.9],
+    "train/hair/expected/b": ["", 0.1, 0.1],
+    "train/hair/pseudo_precision/<a>": ["", 0.9, 0.8125],
+    "train/hair/pseudo_recall/b": ["", 0.1, 0.375],
+    "valid/hair/recall/b": [0.2, 0.25, 0.625],
+    "train/warnings": ["", 1, 0],
+    "lr": [0.1, 0.1, 0.1],
+}
+
+
+def test_pseudo_labels_have_a_section_with_the_last_epoch_and_the_warnings(tmp_path: Path):
+    table = tmp_path / "metrics.csv"
+    pd.DataFrame(PSEUDO).to_csv(table, index=False)
+    head = make_head([0] * 12 + [1] * 6, ["<a>", "b"])
+    rows = pd.DataFrame({"path": [f"{i}.jpg" for i in range(18)], "group": range(18), "split": "valid"})
+    given = {"split": "valid", "checkpoints": ["x"], "root": tmp_path, "title": "t", "metrics_csv": table}
+    write_report(tmp_path / "out", rows, [head], **given)
+    page = (tmp_path / "out" / "index.html").read_text()
+    section = page[page.index('<section id="pseudo-labels.hair">') : page.index('<section id="training.curves">')]
+    cells = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", section)]
+    assert cells == [
+        ["class", "share", "should be", "accepted", "precision", "recall", "recall, valid"],
+        ["&lt;a&gt;", "0.980", "0.900", "0.875", "0.812", "–", "–"],
+        ["b", "0.020", "0.100", "–", "–", "0.375", "0.625"],
+    ]
+    assert "warned after epoch 2 (" in section and section.count("<img") == 6
+    assert 'href="#pseudo-labels.hair"' in page
+    training = page[page.index('<section id="training.curves">') :]
+    assert 'alt="macro_f1 over' in training and "pass_rate" not in training and "pseudo" not in training
+    assert (tmp_path / "out" / "pseudo_hair_pass_rate.png").stat().st_size > 1000
+    picture = pseudo_label_picture(pd.DataFrame(PSEUDO), "hair", ["<a>", "b"])
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and picture.std() > 5
 
 
 def mistakes() -> tuple[list[HeadPrediction], list[str], Ages]:

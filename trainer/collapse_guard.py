@@ -1,4 +1,4 @@
-"""Does the pseudo-labeling go wrong? Asked after each epoch; the answer is a sentence for people, or nothing."""
+"""Does the pseudo-labeling go wrong? Asked after each epoch; the answer is a line for people, or nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import nn
 
 EPOCHS = 3
 """How many epochs back the guard looks."""
+PATIENCE = 2
+"""After how many epochs in a row with a warning `on_collapse` acts."""
 
 _TAKEN_OVER, _NOT_COMMON = 0.95, 0.85
 _FAR = 0.2  # of log C, in nats of KL divergence
@@ -19,6 +21,7 @@ _RARELY, _WORTH_SAYING = 0.1, 0.02
 _NEVER, _ALWAYS = 1e-3, 1 - 1e-3
 _ENOUGH = 0.01
 _CLEARLY = 1.1
+_ALL, _NONE = 0.99, 0.01
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,30 @@ class Expected:
     by_labels: bool = True
 
 
-def find_collapse(history: Sequence[Mapping[str, float]], epochs: int, heads: Mapping[str, Expected]) -> list[str]:
-    """One sentence for each sign of collapse, with what to change.
+@dataclass(frozen=True)
+class Sign:
+    """A sign of collapse: one line with what to change. head: where the shares of its classes are wrong."""
+
+    text: str
+    head: str | None = None
+
+
+def find_collapse(history: Sequence[Mapping[str, float]], epochs: int, heads: Mapping[str, Expected]) -> list[Sign]:
+    """Every sign of collapse.
 
     history: the values of the newest epochs with pseudo-labels (`train/loss_labeled`, `train/loss_unlabeled`,
-    `train/HEAD/pass_rate`, `train/HEAD/pseudo/CLASS`), oldest first; of them the last EPOCHS count. epochs: how many
-    such epochs there have been.
+    `train/HEAD/pass_rate`, `train/HEAD/pseudo/CLASS`, `valid/HEAD/recall/CLASS`), oldest first; of them the last EPOCHS
+    count. epochs: how many such epochs there have been.
     """
     history = history[-EPOCHS:]
     found = []
     for head, expected in heads.items():
-        signs = (_pass_rate(history, epochs, head), _skew(history, head, expected), _lost(history, head, expected))
-        found += [f"{head}: {sign}" for sign in signs if sign]
-    return [*found, *_losses(history, list(heads))]
+        text = _pass_rate(history, epochs, head)
+        found += [Sign(f"{head}: {text}")] if text else []
+        for rule in (_skew, _lost, _one_prediction):
+            text = rule(history, head, expected)
+            found += [Sign(f"{head}: {text}", head)] if text else []
+    return [*found, *(Sign(text) for text in _losses(history, list(heads)))]
 
 
 def _pass_rate(history: Sequence[Mapping[str, float]], epochs: int, head: str) -> str | None:
@@ -95,6 +109,29 @@ def _lost(history: Sequence[Mapping[str, float]], head: str, expected: Expected)
     return None
 
 
+def _one_prediction(history: Sequence[Mapping[str, float]], head: str, expected: Expected) -> str | None:
+    """All validation images are predicted as one class: for 2 epochs, or where the pseudo-labels are of it as well."""
+    name = _predicted(history[-1], head, expected)
+    if name is None or expected.shares[name] > 1 - _WORTH_SAYING:
+        return None
+    shares = _shares(history[-1], head, expected)
+    agree = shares is not None and shares[name] > _TAKEN_OVER and history[-1][f"train/{head}/pass_rate"] >= _ENOUGH
+    if not agree and [_predicted(values, head, expected) for values in history[-2:]] != [name] * 2:
+        return None
+    advice = "raise trainer.args.warm_up_epochs, lower trainer.args.lambda_u or set loss.type to logit_adjustment"
+    if not expected.aligned:
+        advice = "set trainer.args.align to prior, raise trainer.args.warm_up_epochs or lower trainer.args.lambda_u"
+    return f"every validation image is predicted as '{name}' while {_of(expected, name)}: {advice}"
+
+
+def _predicted(values: Mapping[str, float], head: str, expected: Expected) -> str | None:
+    """The class that (nearly) all labeled validation images are predicted as, where there are images of several."""
+    recalls = {name: values.get(f"valid/{head}/recall/{name}", math.nan) for name in expected.shares}
+    found = [name for name, recall in recalls.items() if recall > _ALL]
+    others = [recall for name, recall in recalls.items() if name not in found and not math.isnan(recall)]
+    return found[0] if len(found) == 1 and others and max(others) < _NONE else None
+
+
 def _losses(history: Sequence[Mapping[str, float]], heads: Sequence[str]) -> list[str]:
     """The unlabeled loss of an accepted pseudo-label rises while the labeled loss falls."""
     labeled, unlabeled = [], []
@@ -136,30 +173,42 @@ def _percent(share: float) -> str:
 
 
 class CollapseGuard(nn.Module):
-    """The history that `find_collapse` needs, in the checkpoint, so that a resumed run says the same.
+    """The history that `find_collapse` needs, in the checkpoint, so that a resumed run says and does the same.
 
-    found: what was to be said about the last epoch; in_a_row: for how many epochs up to it there has been something.
+    in_a_row: for how many epochs there has been a sign, since the last action. warm_up_until: the step at which the
+    unlabeled loss comes back after `on_collapse: warm_up`, else 0.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.epochs = 0
         self.in_a_row = 0
-        self.found: list[str] = []
+        self.warm_up_until = 0
         self.history: list[dict[str, float]] = []
 
-    def observe(self, values: Mapping[str, float], heads: Mapping[str, Expected]) -> list[str]:
-        """Take in an epoch's values, once, and return what is to be said."""
+    def observe(self, values: Mapping[str, float], heads: Mapping[str, Expected]) -> list[Sign] | None:
+        """Take in an epoch's values, once, and return what is wrong; None if the epoch had no pseudo-labels."""
         if not all(f"train/{head}/pass_rate" in values for head in heads):
-            return self.found
+            return None
         self.epochs += 1
-        self.history = [*self.history[1 - EPOCHS :], {k: v for k, v in values.items() if k.startswith("train/")}]
-        self.found = find_collapse(self.history, self.epochs, heads)
-        self.in_a_row = self.in_a_row + 1 if self.found else 0
-        return self.found
+        kept = {k: v for k, v in values.items() if k.startswith("train/") or "/recall/" in k}
+        self.history = [*self.history[1 - EPOCHS :], kept]
+        found = find_collapse(self.history, self.epochs, heads)
+        self.in_a_row = self.in_a_row + 1 if found else 0
+        return found
+
+    @property
+    def must_act(self) -> bool:
+        return self.in_a_row >= PATIENCE
+
+    def start_anew(self) -> None:
+        """Something has been done about the signs: what was before it counts no more."""
+        self.in_a_row, self.history = 0, []
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "in_a_row": self.in_a_row, "history": self.history}
+        names = ("epochs", "in_a_row", "warm_up_until", "history")
+        return {name: getattr(self, name) for name in names}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.epochs, self.in_a_row, self.history = state["epochs"], state["in_a_row"], state["history"]
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -27,7 +27,8 @@ class FixMatchTrainer(SemiSupervisedTrainer):
     in the paper; `separate` computes the weak view without gradient, which is cheaper and the same where no layer
     mixes rows; `auto` chooses `joint` for networks with batch norm.
     selective: compute only those strong rows that have a weight; the same loss, since the others add nothing to it.
-    on_collapse: when the pseudo-labels go wrong, say so after the epoch; `stop` also ends the run after two in a row.
+    on_collapse: what follows two epochs in a row with warnings of the collapse guard: nothing (`warn`), alignment to
+        the labels' prior where none is configured (`align`), a second warm-up (`warm_up`), the end of the run (`stop`).
     """
 
     def __init__(

@@ -19,7 +19,8 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
     FixMatch without the strong view, its baseline: the switches are the same. Labeled and unlabeled rows are computed
     in one pass, the unlabeled ones without dropout in the head.
     warm_up_epochs: labeled rows only. ramp_up: share of the steps after them in which lambda_u grows linearly from 0.
-    on_collapse: when the pseudo-labels go wrong, say so after the epoch; `stop` also ends the run after two in a row.
+    on_collapse: what follows two epochs in a row with warnings of the collapse guard: nothing (`warn`), alignment to
+        the labels' prior where none is configured (`align`), a second warm-up (`warm_up`), the end of the run (`stop`).
     """
 
     streams: ClassVar[Mapping[str, Mapping[str, str]]] = {"labeled": {"image": "train"}, "unlabeled": {"weak": "weak"}}

@@ -31,8 +31,13 @@ class RampUpTrainer(SupervisedTrainer):
         self.first_batch = {"unlabeled": self.warm_up_steps * self.config.trainer.accumulate}
 
     @property
+    def ramp_start(self) -> int:
+        """The step from which the unlabeled loss counts."""
+        return self.warm_up_steps
+
+    @property
     def in_warm_up(self) -> bool:
-        return self.step < self.warm_up_steps
+        return self.step < self.ramp_start
 
     @property
     def progress(self) -> float:
@@ -43,7 +48,7 @@ class RampUpTrainer(SupervisedTrainer):
     def current_lambda_u(self) -> float:
         """lambda_u at this step of the linear ramp."""
         ramp = self.ramp_up * (self.epochs * self.steps_per_epoch - self.warm_up_steps)
-        return self.lambda_u * min(1.0, (self.step - self.warm_up_steps) / ramp) if ramp > 0 else self.lambda_u
+        return self.lambda_u * min(1.0, (self.step - self.ramp_start) / ramp) if ramp > 0 else self.lambda_u
 
     def total_loss(self, labeled: Tensor, unlabeled: Tensor, further: list[Tensor] | None = None) -> Tensor:
         """The scalar loss, its terms logged. further: terms that a switch adds to the unlabeled loss."""
@@ -54,6 +59,6 @@ class RampUpTrainer(SupervisedTrainer):
 
     def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
         values = super().epoch_values(sums)
-        if self.step > self.warm_up_steps:
+        if self.step > self.ramp_start:
             values["train/lambda_u"] = self.current_lambda_u
         return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -10,9 +11,13 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from base.parts import Parts
-from trainer.collapse_guard import CollapseGuard
+from logger.run_logger import RunLogger
+from trainer.collapse_guard import CollapseGuard, Sign
+from trainer.on_collapse import switch_alignment_on, warm_up_again
 from trainer.pseudo_label.kinds import build_labelers
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
+from trainer.pseudo_label.show import is_due, show_panels, show_picture
+from trainer.pseudo_label.standby import stand_by
 from trainer.ramp_up import RampUpTrainer
 from utils.config.components import Nested
 from utils.errors import UserError
@@ -20,13 +25,14 @@ from utils.errors import UserError
 Threshold = Annotated[dict[str, Any] | str, Nested("threshold", per_head=True)]
 Align = Annotated[dict[str, Any] | str | None, Nested("align", per_head=True)]
 Debias = Annotated[dict[str, Any] | str | None, Nested("debias", per_head=True)]
-OnCollapse = Literal["warn", "stop"]
+OnCollapse = Literal["warn", "align", "warm_up", "stop"]
 
 
 class SemiSupervisedTrainer(RampUpTrainer):
     """The base of trainers whose unlabeled loss is against pseudo-labels. A subclass writes `training_step`.
 
-    on_collapse: when the pseudo-labels go wrong, say so after the epoch; `stop` also ends the run after two in a row.
+    on_collapse: when the pseudo-labels go wrong, say so after the epoch (`warn`) and act after two in a row: `align` to
+    the labels' prior where no alignment is configured, `warm_up` anew and ramp lambda_u up again, or `stop` the run.
     """
 
     trains_heads = ("plain", "abc")
@@ -44,7 +50,9 @@ class SemiSupervisedTrainer(RampUpTrainer):
         on_collapse: OnCollapse,
     ):
         self.unlabeled_rows, self.labelers = build_labelers(parts, threshold, align, debias)
-        self.guard, self.on_collapse = CollapseGuard(), on_collapse
+        self.guard, self.on_collapse, self.signs = CollapseGuard(), on_collapse, list[Sign]()
+        if on_collapse == "align":
+            stand_by(self.labelers, parts)
         super().__init__(parts, lambda_u=lambda_u, ramp_up=ramp_up, warm_up_epochs=warm_up_epochs)
 
     def labeler(self, head: str) -> PseudoLabeler:
@@ -86,17 +94,46 @@ class SemiSupervisedTrainer(RampUpTrainer):
         return values
 
     def epoch_notes(self, sums: dict[str, Tensor]) -> list[str]:
-        """How the pseudo-labeling went; the collapse guard takes in the epoch here."""
+        """How the pseudo-labeling went."""
         found = {head: self._pseudo_values(sums, head) for head in self.classes}
-        expected = {head: self.labeler(head).expected() for head in self.classes}
-        notes = [self.labeler(head).describe(head, values) for head, values in found.items() if values]
-        return notes + [f"warning: {line}" for line in self.guard.observe(self.epoch_values(sums), expected)]
+        return [self.labeler(head).describe(head, values) for head, values in found.items() if values]
+
+    def epoch_warnings(self, values: dict[str, float]) -> list[str]:
+        """What the collapse guard says about the epoch, and what is done about it."""
+        found = self.guard.observe(values, {head: self.labeler(head).expected() for head in self.classes})
+        self.signs = found or []
+        if found is not None:
+            values["train/warnings"] = len(found)
+        acts = self.guard.must_act and self.step < self.epochs * self.steps_per_epoch
+        return [sign.text for sign in self.signs] + (self._act() if acts else [])
+
+    def _act(self) -> list[str]:
+        """Do what `on_collapse` asks for; lines that say so."""
+        said = []
+        if self.on_collapse == "align":
+            said = switch_alignment_on(self.labelers, self.signs, self.epoch)
+        elif self.on_collapse == "warm_up":
+            epochs = max(1, self.warm_up_steps // self.steps_per_epoch)
+            said = warm_up_again(self.guard, self.step, epochs, self.steps_per_epoch)
+        if said:
+            self.guard.start_anew()
+        return said
+
+    @property
+    def ramp_start(self) -> int:
+        return max(self.warm_up_steps, self.guard.warm_up_until)
+
+    def start_in(self, run_dir: Path, logger: RunLogger) -> None:
+        super().start_in(run_dir, logger)
+        show_panels(logger, self.classes)
 
     def _finish_epoch(self) -> None:
+        had_pseudo_labels = self.step > self.ramp_start
         super()._finish_epoch()
-        unfinished = self.step < self.epochs * self.steps_per_epoch
-        if self.on_collapse == "stop" and self.guard.in_a_row > 1 and unfinished:
-            lines = "\n  ".join(self.guard.found)
+        if had_pseudo_labels and self.world.is_main and is_due(self.epoch, self.epochs):
+            show_picture(self.logger, self.classes, self.files.run_dir, self.step)
+        if self.on_collapse == "stop" and self.guard.must_act and self.step < self.epochs * self.steps_per_epoch:
+            lines = "\n  ".join(sign.text for sign in self.signs)
             raise UserError(f"stopped after epoch {self.epoch}, as trainer.args.on_collapse asks:\n  {lines}")
 
     def _pseudo_values(self, sums: dict[str, Tensor], head: str) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from report.page.gallery import Cell, Picture
+from report.pseudo_labels import PseudoLabelSection
 from report.table import calibration_rows, describe_calibration, percent, score
 
 
@@ -48,6 +49,7 @@ class Page:
     sections: Sequence[Section]
     curves: Mapping[str, bytes] = field(default_factory=dict)
     errors: Sequence[str] = ()
+    pseudo_labels: Sequence[PseudoLabelSection] = ()
 
 
 def templates() -> jinja2.Environment:

@@ -38,6 +38,8 @@ class prior(nn.Module):
     when as many labels of each class were drawn).
     """
 
+    on = True
+
     def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, distribution: list[float] | None = None):
         super().__init__()
         if not 0 <= momentum < 1:

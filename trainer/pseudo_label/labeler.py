@@ -13,6 +13,7 @@ from trainer.collapse_guard import Expected
 from trainer.pseudo_label.align import prior
 from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.debias import Debias
+from trainer.pseudo_label.diagnostics import describe, sums_of, values_of
 from trainer.pseudo_label.processes import gather_rows, own_rows
 from trainer.pseudo_label.threshold import Threshold
 from trainer.pseudo_label.weak_batch import Labeled, WeakBatch, one_hot
@@ -135,58 +136,20 @@ class PseudoLabeler(nn.Module):
     @torch.no_grad()
     def sums(self, labels: PseudoLabels, hidden: Tensor | None) -> dict[str, Tensor]:
         """What `values` needs, as sums over rows. hidden: int64 [U] labels kept aside, −1 where there is none."""
-        of_class = one_hot(labels.target, len(self.classes))
-        sums = {
-            "rows": torch.ones_like(labels.weight).sum(),
-            "weight": (of_class * labels.weight[:, None]).sum(dim=0),
-            "predicted": of_class.sum(dim=0),
-            "confidence": labels.confidence.sum(),
-            "threshold": self.threshold.per_class(len(self.classes)),
-            "batches": torch.ones(()),
-        }
-        if hidden is not None:
-            known = labels.weight * (hidden >= 0)
-            sums["known"] = known.sum()
-            sums["right"] = (known * (hidden == labels.target)).sum()
-        return sums
+        thresholds = self.threshold.per_class(len(self.classes))
+        return sums_of(labels.target, labels.weight, labels.confidence, thresholds, hidden)
 
     def values(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """An epoch's diagnostics from its sums; what is undefined (no pseudo-label accepted) is left out."""
-        rows, accepted = float(sums["rows"]), float(sums["weight"].sum())
-        values = {
-            "pass_rate": accepted / rows,
-            "confidence": float(sums["confidence"]) / rows,
-            **{f"predicted/{c}": float(s) / rows for c, s in zip(self.classes, sums["predicted"])},
-            **{f"threshold/{c}": float(s / sums["batches"]) for c, s in zip(self.classes, sums["threshold"])},
-            **{
-                f"pass_rate/{c}": float(s / n)
-                for c, s, n in zip(self.classes, sums["weight"], sums["predicted"])
-                if n > 0
-            },
-        }
-        if accepted > 0:
-            share = sums["weight"].double() / accepted
-            prior = self.labeled_prior.double().cpu().clamp(min=1e-12)
-            values.update({f"pseudo/{c}": float(s) for c, s in zip(self.classes, share)})
-            values["pseudo_kl"] = float((share * (share.clamp(min=1e-12) / prior).log()).sum())
-        if float(sums.get("known", torch.zeros(()))) > 0:
-            values["pseudo_accuracy"] = float(sums["right"] / sums["known"])
-        return values
+        return values_of(sums, self.classes, self.labeled_prior, self.expected().shares)
 
     def expected(self) -> Expected:
         """The class distribution that accepted pseudo-labels should have."""
         target = self.labeled_prior if self.align is None else self.align.target
         shares = dict(zip(self.classes, target.tolist()))
-        return Expected(shares, self.align is not None, torch.allclose(target, self.labeled_prior, atol=1e-4))
+        aligned = self.align is not None and self.align.on
+        return Expected(shares, aligned, torch.allclose(target, self.labeled_prior, atol=1e-4))
 
     def describe(self, head: str, values: dict[str, float]) -> str:
         """One line for people about an epoch's `values`."""
-        text = f"{head}: {values['pass_rate']:.0%} of the pseudo-labels accepted"
-        if "pseudo_kl" in values:
-            shares = ", ".join(f"{c} {values[f'pseudo/{c}']:.1%}" for c in self.classes)
-            labels = ", ".join(f"{c} {p:.1%}" for c, p in zip(self.classes, self.labeled_prior.tolist()))
-            text += f": {shares} (labels: {labels}; KL {values['pseudo_kl']:.3f})"
-        text += f"; mean confidence {values['confidence']:.3f}"
-        if "pseudo_accuracy" in values:
-            text += f"; accuracy against hidden labels {values['pseudo_accuracy']:.3f}"
-        return text
+        return describe(head, values, dict(zip(self.classes, self.labeled_prior.tolist())))

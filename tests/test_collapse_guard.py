@@ -1,0 +1,335 @@
+"""The collapse guard: what it says, what it does, and that a run which was stopped and continued does the same."""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.loss import logit_adjustment
+from tests import conftest
+from tests.test_pseudo_label import ImbalancedData, LinearNet, start, train  # noqa: F401  (start is a fixture)
+from tests.test_training import rows, write_config
+from trainer.collapse_guard import CollapseGuard, Expected, find_collapse
+from utils.errors import ConfigError
+
+HAIR = {"hair": Expected({"covered": 0.12, "shown": 0.88})}
+
+
+def epoch(
+    covered: float,
+    rate: float = 0.7,
+    labeled: float = 0.3,
+    unlabeled: float = 0.1,
+    recall: tuple[float, float] = (0.6, 0.9),
+) -> dict[str, float]:
+    return {
+        "valid/hair/recall/covered": recall[0],
+        "valid/hair/recall/shown": recall[1],
+        "train/hair/pass_rate": rate,
+        "train/hair/pseudo/covered": covered,
+        "train/hair/pseudo/shown": 1 - covered,
+        "train/loss_labeled": labeled,
+        "train/loss_unlabeled": unlabeled,
+    }
+
+
+@pytest.mark.parametrize(
+    ("history", "says"),
+    [
+        ([epoch(0.98)], "98 % of the accepted pseudo-labels are 'covered' while 12 % of the labels are"),
+        ([epoch(0.12), epoch(0.5), epoch(0.5)], "50 % of the accepted pseudo-labels are 'covered'"),
+        ([epoch(0.001)] * 3, "hardly any accepted pseudo-label has been 'covered' (0.1 % of them while 12 % of"),
+        ([epoch(0.02, recall=(0.0, 1.0))], "every validation image is predicted as 'shown' while 88 % of the"),
+        ([epoch(0.12, recall=(1.0, 0.0))] * 2, "every validation image is predicted as 'covered' while 12 % of the"),
+        ([epoch(0.1, rate=0.0)] * 2, "no pseudo-label has been accepted for 2 epochs"),
+        ([epoch(0.12, rate=1.0)] * 2, "every pseudo-label has been accepted from the start"),
+        (
+            [epoch(0.12, labeled=x, unlabeled=u) for x, u in ((0.3, 0.07), (0.2, 0.08), (0.1, 0.09))],
+            "the unlabeled loss per accepted pseudo-label rises (0.100, 0.114, 0.129) while the labeled loss falls",
+        ),
+    ],
+)
+def test_the_guard_says_what_goes_wrong_and_what_to_do(history, says):
+    found = find_collapse(history, len(history), HAIR)
+    assert len(found) == 1 and says in found[0].text and "\n" not in found[0].text
+    assert "trainer.args." in found[0].text
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [epoch(0.034), epoch(0.058), epoch(0.09)],
+        [epoch(0.12), epoch(0.5)],
+        # One class, but not yet for long and not taught by the pseudo-labels; only one class to be predicted.
+        [epoch(0.12, recall=(0.0, 1.0))],
+        [epoch(0.02, recall=(0.0, 1.0), rate=0.001)],
+        [epoch(0.02, recall=(math.nan, 1.0))] * 2,
+        [epoch(1.0, rate=0.001)],
+        [epoch(0.1, rate=0.5), epoch(0.1, rate=1.0), epoch(0.1, rate=1.0)],
+        # The loss over all rows rises because more of them are accepted.
+        [epoch(0.12, r, x, u) for r, x, u in ((0.2, 0.3, 0.04), (0.5, 0.2, 0.08), (0.9, 0.1, 0.1))],
+    ],
+)
+def test_the_guard_is_silent_about_a_healthy_run(history):
+    assert find_collapse(history, len(history), HAIR) == []
+
+
+def test_the_guard_knows_alignment_and_continues_from_its_state():
+    aligned = {"hair": Expected({"covered": 0.5, "shown": 0.5}, aligned=True, by_labels=False)}
+    text = find_collapse([epoch(0.99)], 1, aligned)[0].text
+    assert "50 % is the target of trainer.args.align: lower trainer.args.lambda_u" in text and "to prior" not in text
+
+    guard, straight = CollapseGuard(), CollapseGuard()
+    assert guard.observe({"train/loss": 1.0}, HAIR) is None and guard.epochs == 0, "the warm-up has no pseudo-labels"
+    for values in (epoch(0.001), epoch(0.002), epoch(0.001)):
+        expected = straight.observe(values, HAIR)
+        stored = io.BytesIO()
+        torch.save(guard.state_dict(), stored)
+        stored.seek(0)
+        guard = CollapseGuard()
+        guard.load_state_dict(torch.load(stored, weights_only=True))
+        assert guard.observe(values, HAIR) == expected
+    assert expected and guard.in_a_row == 1
+
+
+# What it does --------------------------------------------------------------------------------------------------------
+
+ONE_CLASS = {
+    "train/label/pass_rate": 1.0,
+    "train/label/pseudo/a": 1.0,
+    "train/label/pseudo/b": 0.0,
+    "train/loss_labeled": 0.3,
+    "train/loss_unlabeled": 0.1,
+    "valid/label/recall/a": 1.0,
+    "valid/label/recall/b": 0.0,
+}
+NO_ALIGNMENT = {"threshold": {"type": "fixed", "args": {"value": 0.6}}, "align": None}
+
+
+def after_two_bad_epochs(trainer) -> list[str]:
+    train(trainer, range(5), 2)
+    assert not any("as trainer.args.on_collapse asks" in line for line in trainer.epoch_warnings(dict(ONE_CLASS)))
+    train(trainer, range(5, 10), 2)
+    values = dict(ONE_CLASS)
+    said = trainer.epoch_warnings(values)
+    assert values["train/warnings"] == len([line for line in said if "asks" not in line]) >= 1
+    return said
+
+
+def resumed(trainer, fresh):
+    """A copy of the trainer by way of a checkpoint's file format."""
+    stored = io.BytesIO()
+    old, new = ((of.model, of.parts.optimizer, of.trainer_state()) for of in (trainer, fresh))
+    torch.save([part.state_dict() for part in old], stored)
+    stored.seek(0)
+    for part, state in zip(new, torch.load(stored, weights_only=True)):
+        part.load_state_dict(state)
+    fresh.step = trainer.step
+    return fresh
+
+
+def test_align_is_switched_on_after_two_bad_epochs_and_stays_on_after_a_resume(start):  # noqa: F811
+    def make():
+        trainer = start(2, **NO_ALIGNMENT, on_collapse="align")
+        trainer.epochs = 4
+        return trainer
+
+    trainer, plain = make(), start(2, **NO_ALIGNMENT)
+    said = after_two_bad_epochs(trainer)
+    assert said[-1] == (
+        "label: as trainer.args.on_collapse asks, pseudo-labels are aligned to the labels' shares from epoch 3 on"
+    )
+    assert train(plain, range(10), 2) and all(map(torch.equal, plain.model.parameters(), trainer.model.parameters()))
+    again = resumed(trainer, make())
+    assert again.labeler("label").expected().aligned
+    losses = train(trainer, range(10, 15), 2)
+    assert train(again, range(10, 15), 2) == losses
+    assert torch.equal(again.labeler("label").align.running, trainer.labeler("label").align.running)
+    assert int(again.labeler("label").align.updates) == 5
+
+    # The pseudo-labels are those of `align: prior`, from a fresh running mean.
+    configured = start(2, **{**NO_ALIGNMENT, "align": "prior"}).labeler("label")
+    late = make().labeler("label")
+    logits = torch.randn(64, 2)
+    late(logits)
+    late.align.on = True
+    assert torch.equal(late(logits).weight, configured(logits).weight)
+    for _ in range(4):
+        assert not any("asks" in line for line in trainer.epoch_warnings(dict(ONE_CLASS))), "it is on already"
+
+
+def test_warm_up_comes_back_with_its_ramp_and_after_a_resume(start):  # noqa: F811
+    def make():
+        trainer = start(2, **NO_ALIGNMENT, on_collapse="warm_up", lambda_u=2.0, ramp_up=0.5)
+        trainer.epochs = 6
+        return trainer
+
+    trainer = make()
+    said = after_two_bad_epochs(trainer)
+    assert said[-1].startswith("as trainer.args.on_collapse asks, epoch 3 is a warm-up again")
+    again = resumed(trainer, make())
+    losses, lambdas = [], []
+    for step in range(10, 20):
+        lambdas.append(None if trainer.in_warm_up else trainer.current_lambda_u)
+        losses += train(trainer, range(step, step + 1), 2)
+    assert lambdas == [None] * 5 + [pytest.approx(2.0 * k / 15) for k in range(5)]
+    assert train(again, range(10, 20), 2) == losses
+    assert trainer.epoch_warnings({"train/loss": 1.0}) == [], "an epoch of warm-up is no sign"
+    # Once for each event: what comes after the warm-up needs two bad epochs again.
+    assert [any("asks" in line for line in trainer.epoch_warnings(dict(ONE_CLASS))) for _ in range(2)] == [False, True]
+
+
+def test_on_collapse_refuses_what_it_cannot_do(start):  # noqa: F811
+    with pytest.raises(ConfigError, match=r"on_collapse: align has nothing to switch on"):
+        start(2, align="prior", on_collapse="align")
+
+
+# The recorded failure, on points instead of faces ---------------------------------------------------------------------
+
+FAILURE = {
+    "threshold": {"type": "fixed", "args": {"value": 0.7}},
+    "align": None,
+    "debias": None,
+    "lambda_u": 5.0,
+    "ramp_up": 0.019,
+    "warm_up_epochs": 0,
+}
+DEFAULT = {
+    "threshold": {"type": "fixed", "args": {"value": 0.95}},
+    "align": "prior",
+    "debias": "logit_adjustment",
+    "lambda_u": 1.0,
+    "ramp_up": 0.3,
+    "warm_up_epochs": 2,
+}
+
+
+class RareData(ImbalancedData):
+    """Nine of class a to one of class b."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.class_counts = {"label": torch.tensor([90.0, 10.0])}
+
+    def evaluation_batches(self, split: str):
+        image, target = points(200, 10**6)
+        yield {"eval": {"image": image, "target": {"label": target}}}
+
+
+def points(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    target = (torch.arange(count) % 10 == 0).long()
+    centre = torch.zeros(count, 12)
+    centre[:, 0] = 2.0 * target - 1
+    return (centre + 0.7 * torch.randn(count, 12, generator=rng)).view(count, 3, 2, 2), target
+
+
+def run_epochs(make_trainer, monkeypatch, epochs: int, adjusted: bool = False, **args) -> list[tuple[dict, list[str]]]:
+    """Values and warnings of each epoch of 20 steps."""
+    monkeypatch.setattr(conftest, "NoData", RareData)
+    trainer = make_trainer(
+        LinearNet(2),
+        classes={"label": ("a", "b")},
+        trainer={"type": "FixMatchTrainer", "args": args, "epochs": epochs, "steps_per_epoch": 20, "ema": None},
+        optimizer={"type": "SGD", "args": {"lr": 0.05, "momentum": 0.9}},
+    )
+    trainer.normalize = trainer.scoring.normalize = lambda images: images
+    if adjusted:
+        loss = partial(logit_adjustment, class_counts=RareData({"label": ("a", "b")}).class_counts["label"])
+        trainer.parts.losses = {"label": (loss, 1.0)}
+    found = []
+    labeled, target = points(20, 0)
+    for epoch in range(epochs):
+        trainer.network.train()
+        for step in range(20 * epoch, 20 * epoch + 20):
+            torch.manual_seed(step)
+            weak, _ = points(40, step + 1)
+            strong = weak + 0.5 * torch.randn(weak.shape)
+            rows = torch.arange(40) % 40 * 3 + 5
+            trainer.train_on(
+                {
+                    "labeled": {"image": labeled, "target": {"label": target}},
+                    "unlabeled": {"weak": weak, "strong": strong, "row": rows},
+                }
+            )
+        valid = trainer.scoring.evaluate(trainer.model, trainer.data.evaluation_batches("valid"), "valid")
+        values = {**trainer.epoch_values(trainer.sums.read()), **valid}
+        trainer.sums.clear()
+        found.append((values, trainer.epoch_warnings(values)))
+    return found
+
+
+def balanced_accuracy(values: dict[str, float]) -> float:
+    return (values["valid/label/recall/a"] + values["valid/label/recall/b"]) / 2
+
+
+def test_the_recorded_failure_is_seen_in_the_first_epoch_and_the_default_does_not_fail(make_trainer, monkeypatch):
+    failing = run_epochs(make_trainer, monkeypatch, 6, **FAILURE)
+    for values, said in failing:
+        assert balanced_accuracy(values) == 0.5 and values["train/label/pseudo/a"] > 0.99
+        assert any("every validation image is predicted as 'a' while 90 % of the labels are" in line for line in said)
+    default = run_epochs(make_trainer, monkeypatch, 6, adjusted=True, **DEFAULT)
+    assert min(balanced_accuracy(values) for values, _ in default[1:]) > 0.65
+    assert not any("label:" in line for _, said in default for line in said)
+
+
+def test_what_on_collapse_does_about_the_recorded_failure(make_trainer, monkeypatch):
+    aligned = run_epochs(make_trainer, monkeypatch, 6, **FAILURE, on_collapse="align")
+    assert [bool(said) for _, said in aligned] == [True, True, False, False, False, False]
+    assert all(values["train/label/pseudo/b"] < 0.01 for values, _ in aligned[:2])
+    assert all(0.03 < values["train/label/pseudo/b"] < 0.3 for values, _ in aligned[2:]), "the labels' share is 0.1"
+    assert max(balanced_accuracy(values) for values, _ in aligned[2:]) > 0.65
+    warm = run_epochs(make_trainer, monkeypatch, 6, **FAILURE, on_collapse="warm_up")
+    assert ["train/label/pass_rate" in values for values, _ in warm] == [True, True, False, True, True, False]
+    assert balanced_accuracy(warm[2][0]) > 0.5, "the labeled images alone teach the rare class"
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+def test_warm_up_again_on_the_command_line_and_after_a_resume(tmp_path: Path, tiny_faces: Path, in_process):
+    """Two epochs in a row without a single pseudo-label; the same rows whether the run was stopped or not."""
+    config = write_config(
+        tmp_path,
+        tiny_faces,
+        data_loader={"num_workers": 0},
+        lr_scheduler=None,
+        trainer={
+            "args": {"threshold": {"type": "fixed", "args": {"value": 1.0}}, "on_collapse": "warm_up"},
+            "epochs": 5,
+            "steps_per_epoch": 2,
+        },
+    )
+    done = in_process("train.py", "-c", str(config), "--run-id", "straight")
+    assert done.code == 0 and "epoch 4 is a warm-up again, of labeled images only" in done.out
+    log = (tmp_path / "saved" / "tiny" / "straight" / "train.log").read_text()
+    assert "warning: as trainer.args.on_collapse asks, epoch 4 is" in log
+    table = rows(tmp_path / "saved" / "tiny" / "straight")
+    assert [row["train/warnings"] not in ("", "0") for row in table] == [False, True, True, False, False]
+    assert [row["train/lambda_u"] != "" for row in table] == [True, True, True, False, True]
+
+    assert in_process("train.py", "-c", str(config), "--run-id", "stopped", "-s", "trainer.epochs=4").code == 0
+    last = tmp_path / "saved" / "tiny" / "stopped" / "checkpoints" / "last.pth"
+    assert in_process("train.py", "-r", str(last), "-s", "trainer.epochs=5").code == 0
+    assert rows(tmp_path / "saved" / "tiny" / "stopped") != []
+
+
+def test_a_run_that_collapses_stops_with_its_checkpoint_on_disk(tmp_path: Path, tiny_faces: Path, in_process):
+    args = {"threshold": {"type": "fixed", "args": {"value": 1.0}}, "on_collapse": "stop"}
+    config = write_config(
+        tmp_path,
+        tiny_faces,
+        data_loader={"num_workers": 0},
+        trainer={"args": args, "epochs": 6, "steps_per_epoch": 2},
+    )
+    done = in_process("train.py", "-c", str(config), "--run-id", "x")
+    assert done.code == 2 and done.out.count("warning: hue: no pseudo-label has been accepted for 2 epochs") == 2
+    assert "stopped after epoch 3, as trainer.args.on_collapse asks:" in done.err
+    last = torch.load(tmp_path / "saved" / "tiny" / "x" / "checkpoints" / "last.pth", weights_only=True)
+    assert last["epoch"] == 3 and last["trainer"]["guard._extra_state"]["in_a_row"] == 2

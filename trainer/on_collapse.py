@@ -1,0 +1,35 @@
+"""What `trainer.args.on_collapse` does about the collapse guard's signs. Each function returns lines that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from trainer.collapse_guard import CollapseGuard, Sign
+from trainer.pseudo_label.standby import Standby
+
+
+def switch_alignment_on(labelers: nn.ModuleDict, signs: Sequence[Sign], epoch: int) -> list[str]:
+    """Align the heads whose classes have wrong shares, where no alignment is on. epoch: finished epochs."""
+    said = []
+    for head in dict.fromkeys(sign.head for sign in signs if sign.head):
+        aligner = labelers[head].align
+        if isinstance(aligner, Standby) and not aligner.on:
+            aligner.on = True
+            said.append(
+                f"{head}: as trainer.args.on_collapse asks, pseudo-labels are aligned to the labels' shares from epoch "
+                f"{epoch + 1} on"
+            )
+    return said
+
+
+def warm_up_again(guard: CollapseGuard, step: int, epochs: int, steps_per_epoch: int) -> list[str]:
+    """Labeled images only for the next epochs. step: finished steps."""
+    guard.warm_up_until = step + epochs * steps_per_epoch
+    first = step // steps_per_epoch + 1
+    which = f"epoch {first} is" if epochs == 1 else f"epochs {first} to {first + epochs - 1} are"
+    return [
+        f"as trainer.args.on_collapse asks, {which} a warm-up again, of labeled images only; after it lambda_u is "
+        "ramped up anew"
+    ]
