@@ -30,7 +30,16 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prepare.py", description="Prepare data for training.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_explore, _add_crops, _add_males, _add_statistics, _add_corrections, _add_cache):
+    for add in (
+        _add_demo,
+        _add_explore,
+        _add_crops,
+        _add_males,
+        _add_statistics,
+        _add_duplicates,
+        _add_corrections,
+        _add_cache,
+    ):
         add(commands)
     return parser
 
@@ -228,6 +237,34 @@ def run_corrections(args: argparse.Namespace) -> None:
     if any(verdict.refused for verdict in verdicts):
         raise UserError(text)
     print(text)
+
+
+def _add_duplicates(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "duplicates",
+        help="list images that are there more than once",
+        description="Find images of a config's data that are the same file or look the same, and write them as a CSV: "
+        "path, group (with its duplicates), kind, duplicate_of, labels_agree.",
+    )
+    _add_config(parser)
+    parser.add_argument("--kind", choices=("exact", "near"), default="near", help="near (the default) includes exact")
+    parser.add_argument("--out", type=Path, default=Path("duplicates.csv"), help="the CSV to write")
+    parser.set_defaults(run=run_duplicates)
+
+
+def run_duplicates(args: argparse.Namespace) -> None:
+    args.set.append("labels.duplicates=null")
+    config = _config(args)
+
+    from data_loader.duplicates import describe, duplicates
+    from data_loader.prepare_labels import fingerprint_folder, read_labels
+    from utils.files import atomic_write
+
+    frame = read_labels(config)
+    table = duplicates(frame, args.kind, fingerprint_folder(config), print)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(args.out, table[table["kind"] != ""].to_csv(index=False, lineterminator="\n"))
+    print(f"{args.out}: {describe(frame, table, args.kind).partition(' (prepare.py')[0]}")
 
 
 def _add_cache(commands: Commands) -> None:

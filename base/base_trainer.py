@@ -141,6 +141,7 @@ class BaseTrainer(ABC):
 
     def train_on(self, *batches: Batch) -> Tensor:
         """One optimizer step on the mean loss of `batches`; returns the last one's loss."""
+        self.parts.progress.fill_(self.step / (self.epochs * self.steps_per_epoch))
         for number, batch in enumerate(batches, start=1):
             loss = self._backward(batch, len(batches), number == len(batches))
         self._update_weights()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -52,7 +52,10 @@ class Scheduler:
 
 @dataclass
 class Parts:
-    """model: on its device. losses: head -> (loss, weight). metrics: head -> {name: metric}."""
+    """model: on its device. losses: head -> (loss, weight). metrics: head -> {name: metric}.
+
+    progress: float32 [], the share of the steps that are done, for losses that change with it.
+    """
 
     config: Config
     model: BaseModel
@@ -67,3 +70,4 @@ class Parts:
     world: World
     steps_per_epoch: int
     environment: dict[str, Any]
+    progress: Tensor = field(default_factory=lambda: torch.zeros(()))

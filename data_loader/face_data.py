@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader
 from base.base_dataset import BaseDataset, Batch, as_is, checked, start_worker
 from data_loader.cache import Decoder, Images
 from data_loader.dataset import FaceDataset
+from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels
 from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
 from data_loader.split import split_digest
 from data_loader.views import View
 from utils.config import Config
 from utils.distributed import World
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, UserError, did_you_mean
 
 _EVALUATION_BATCH = 256
 
@@ -47,8 +48,12 @@ class FaceData:
         hidden = {h: frame.rows[f"hidden/{h}"].to_numpy(np.int64) for h in self.classes if f"hidden/{h}" in frame.rows}
         self._labeled = frame.labeled.to_numpy()
         train = np.asarray(labels.rows("train"), dtype=np.int64)
+        self.notes: list[str] = []
+        # Nothing is drawn where there are no streams, and other data may lack the column.
+        self._units = self._find_units(train) if streams and config.data_loader.one_per_group else None
+        seen = self._distinct(train)[0]
         self.class_counts: Mapping[str, Tensor] = {
-            head: torch.bincount(torch.from_numpy(t[train][t[train] >= 0]), minlength=len(self.classes[head])).float()
+            head: torch.bincount(torch.from_numpy(t[seen][t[seen] >= 0]), minlength=len(self.classes[head])).float()
             for head, t in targets.items()
         }
         size = config.views.shape
@@ -71,19 +76,52 @@ class FaceData:
             raise ConfigError(f"data_loader.batch_size: {batch} rows cannot be shared by {self.world.size} processes")
         streams: dict[str, tuple[Stream, int]] = {}
         if "labeled" in names:
-            labeled = train[self._labeled[train]]
+            labeled, one_of = self._distinct(train[self._labeled[train]])
             if len(labeled) == 0:
                 raise UserError("no training image has a label; look at split and labels.labeled")
-            joint = np.stack([targets[head][labeled] for head in targets])
+            kind, by = self._sampler()
+            joint = np.stack([targets[head][labeled] for head in by])
             _, joint_class = np.unique(joint, axis=1, return_inverse=True)
             data_sets = self.labels.frame.data_sets[labeled]
-            sampler = make_stream(loader.sampler, labeled, joint_class.reshape(-1), self.config.seed, 1, data_sets)
+            sampler = make_stream(kind, labeled, joint_class.reshape(-1), self.config.seed, 1, data_sets, one_of)
             streams["labeled"] = (sampler, batch)
         if "unlabeled" in names:
-            streams["unlabeled"] = (Stream(train, self.config.seed, 2), batch * loader.unlabeled_ratio)
+            rows, one_of = self._distinct(train)
+            stream = Stream(rows, self.config.seed, 2, one_of)
+            streams["unlabeled"] = (stream, batch * loader.unlabeled_ratio)
         if "all" in names:
-            streams["all"] = (Stream(train, self.config.seed, 4), batch)
+            rows, one_of = self._distinct(train)
+            streams["all"] = (Stream(rows, self.config.seed, 4, one_of), batch)
         return streams
+
+    def _sampler(self) -> tuple[str, Sequence[str]]:
+        """The kind of sampler, and the heads by whose classes it balances."""
+        sampler = self.config.data_loader.sampler
+        if isinstance(sampler, str):
+            return sampler, list(self.classes)
+        by = sampler.args.by if sampler.args.by is not None else list(self.classes)
+        by = [by] if isinstance(by, str) else by
+        for head in by:
+            if head not in self.classes:
+                place = self.config.where("data_loader.sampler.args.by")
+                raise ConfigError(f"{place}: no head '{head}'{did_you_mean(head, self.classes)}")
+        return sampler.type, by
+
+    def _find_units(self, train: np.ndarray) -> np.ndarray:
+        """[N] int64: rows of which a pass shows one have the same number."""
+        key = "data_loader.one_per_group"
+        units = units_of(self.labels.frame, self.config.data_loader.one_per_group or {}, self.config.where(key))
+        kept = len(np.unique(units[train]))
+        end = ": it leaves nothing out" if kept == len(train) else ", others in every pass"
+        self.notes.append(f"one_per_group: a pass shows {kept:,} of {len(train):,} training images{end}")
+        return units
+
+    def _distinct(self, rows: np.ndarray) -> tuple[np.ndarray, OneOf | None]:
+        """The rows that streams draw from: one of each unit."""
+        if self._units is None:
+            return rows, None
+        one_of = OneOf(rows, self._units[rows])
+        return one_of.first, one_of
 
     def steps_per_pass(self) -> int:
         """Batches in one pass over the longest stream."""

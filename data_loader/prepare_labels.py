@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from data_loader import readers
 from data_loader.age import drop_near_boundary, shift_age_boundary
 from data_loader.corrections import apply_corrections
 from data_loader.data_sets import check_names, choose_attributes, join_data_sets
+from data_loader.duplicates import merge_duplicates
 from data_loader.hidden_labels import hide_labels
 from data_loader.label_frame import LabelFrame, filter_rows, merge_classes
 from data_loader.split import check_leakage, make_fold_split, make_split, reuse_split
@@ -20,6 +22,11 @@ from utils.config.schema import DataSet
 from utils.errors import ConfigError, UserError
 
 DATASETS = Kind("dataset", (readers,))
+Tell = Callable[[str], None]
+
+
+def _silently(_: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,8 @@ def _read(config: Config, place: str, part: DataSet) -> LabelFrame:
     return choose_attributes(frame, part.attributes, config.where(f"{place}.attributes"))
 
 
-def read_labels(config: Config) -> LabelFrame:
-    """The label frame before any split: reader, corrections, merged classes, filters."""
+def read_labels(config: Config, tell: Tell = _silently) -> LabelFrame:
+    """The label frame before any split: reader, corrections, merged classes, filters, duplicates."""
     frame = read_frame(config)
     if config.labels.corrections:
         frame = apply_corrections(frame, config.labels.corrections)
@@ -66,7 +73,14 @@ def read_labels(config: Config) -> LabelFrame:
         frame = merge_classes(frame, config.labels.merge)
     if config.labels.filters:
         frame = filter_rows(frame, list(config.labels.filters))
+    if config.labels.duplicates:
+        frame = merge_duplicates(frame, config.labels.duplicates, fingerprint_folder(config), tell)
     return frame
+
+
+def fingerprint_folder(config: Config) -> Path:
+    """Where fingerprints of images are kept: with the decoded images."""
+    return Path(config.trainer.save_dir) / ".cache"
 
 
 def draw_split(config: Config, frame: LabelFrame) -> tuple[pd.Series, str]:
@@ -81,13 +95,13 @@ def draw_split(config: Config, frame: LabelFrame) -> tuple[pd.Series, str]:
     return make_split(frame, wanted.valid, wanted.test, stratify, wanted.seed), ""
 
 
-def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = True) -> Labels:
+def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = True, tell: Tell = _silently) -> Labels:
     """Labels of a run; `split` re-uses a saved one; `hide` False keeps the labels that `labels.train` and
-    `labels.labeled` change or set aside for training.
+    `labels.labeled` change or set aside for training. tell: of work that takes time.
 
     Raises UserError for anything wrong with the data or its settings.
     """
-    frame = read_labels(config)
+    frame = read_labels(config, tell)
     if split is None:
         split, note = draw_split(config, frame)
         frame = frame.note(note) if note else frame

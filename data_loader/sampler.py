@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch.utils.data import Sampler
 
+from data_loader.one_of import OneOf
 from utils.random_state import make_rng
 
 # Of one batch, by stream: rows of the label frame and their positions in the stream, both int64 [n].
@@ -16,14 +17,16 @@ Keys = dict[str, tuple[np.ndarray, np.ndarray]]
 class Stream:
     """An endless sequence of rows. `take(start, count)` gives its positions start … start + count - 1.
 
-    rows: int64 [n] rows of the label frame. kind `random`: one permutation after the other.
+    rows: int64 [n] rows of the label frame. kind `random`: one permutation after the other. one_of: the rows name its
+    units, and a pass shows the member of each that it picks.
     """
 
-    def __init__(self, rows: np.ndarray, seed: int, stream: int):
+    def __init__(self, rows: np.ndarray, seed: int, stream: int, one_of: OneOf | None = None):
         if len(rows) == 0:
             raise ValueError("a stream needs at least one row")
         self.rows = np.asarray(rows, dtype=np.int64)
         self.key = (seed, stream)
+        self.one_of = one_of
         self._pass = -1
         self._order = self.rows
 
@@ -33,7 +36,9 @@ class Stream:
         while count > 0:
             number, offset = divmod(start, n)
             if number != self._pass:
-                self._order, self._pass = self._draw(number), number
+                drawn = self._draw(number)
+                self._order = drawn if self.one_of is None else self.one_of.pick(drawn, *self.key, number)
+                self._pass = number
             taken.append(self._order[offset : offset + count])
             start, count = start + len(taken[-1]), count - len(taken[-1])
         return np.concatenate(taken)
@@ -49,9 +54,15 @@ class WeightedStream(Stream):
     power = 0.0
 
     def __init__(
-        self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int, data_sets: np.ndarray | None = None
+        self,
+        rows: np.ndarray,
+        classes: np.ndarray,
+        seed: int,
+        stream: int,
+        data_sets: np.ndarray | None = None,
+        one_of: OneOf | None = None,
     ):
-        super().__init__(rows, seed, stream)
+        super().__init__(rows, seed, stream, one_of)
         if data_sets is not None:
             classes = np.unique(np.stack([data_sets, classes]), axis=1, return_inverse=True)[1].reshape(-1)
         _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
@@ -101,15 +112,23 @@ class InTurn(Stream):
 
 
 class BalancedStream(InTurn):
-    """Every class once in each block of C positions; within a class, one permutation after the other."""
+    """Every class once in each block of C positions; within a class, one permutation (a pass) after the other."""
 
-    def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int):
-        of_class = [Stream(rows[classes == c], seed, 1000 * (stream + 1) + i) for i, c in enumerate(np.unique(classes))]
+    def __init__(self, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int, one_of: OneOf | None = None):
+        of_class = [
+            Stream(rows[classes == c], seed, 1000 * (stream + 1) + i, one_of) for i, c in enumerate(np.unique(classes))
+        ]
         super().__init__(of_class, seed, stream)
 
 
 def make_stream(
-    kind: str, rows: np.ndarray, classes: np.ndarray, seed: int, stream: int, data_sets: np.ndarray | None = None
+    kind: str,
+    rows: np.ndarray,
+    classes: np.ndarray,
+    seed: int,
+    stream: int,
+    data_sets: np.ndarray | None = None,
+    one_of: OneOf | None = None,
 ) -> Stream:
     """kind: `random`, `balanced` (by class), `weighted` or `square_root` (both with replacement).
 
@@ -117,19 +136,19 @@ def make_stream(
     same rule as classes, then the classes within each.
     """
     if kind == "random":
-        return Stream(rows, seed, stream)
+        return Stream(rows, seed, stream, one_of)
     numbers = np.unique(data_sets) if data_sets is not None else np.zeros(1)
     if kind == "balanced" and len(numbers) > 1:
         parts = [data_sets == number for number in numbers]
         first = 100 * (stream + 1)
         of_sets: list[Stream] = [
-            BalancedStream(rows[part], classes[part], seed, first + i) for i, part in enumerate(parts)
+            BalancedStream(rows[part], classes[part], seed, first + i, one_of) for i, part in enumerate(parts)
         ]
         return InTurn(of_sets, seed, stream)
     if kind == "balanced":
-        return BalancedStream(rows, classes, seed, stream)
+        return BalancedStream(rows, classes, seed, stream, one_of)
     weighted = {"weighted": WeightedStream, "square_root": SquareRootStream}[kind]
-    return weighted(rows, classes, seed, stream, data_sets if len(numbers) > 1 else None)
+    return weighted(rows, classes, seed, stream, data_sets if len(numbers) > 1 else None, one_of)
 
 
 class StepSampler(Sampler[Keys]):

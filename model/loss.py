@@ -3,12 +3,16 @@
     name(logits, target, class_counts, *, options) -> Tensor [N]
 
 logits: [N, C]; target: int64 [N], -1 where the row is not labeled; class_counts: float [C], labeled training rows per
-class. Returns the loss of every row in float32, 0 where the row is not labeled; the trainer averages.
+class. A loss that changes in the course of the training has a fourth argument `progress`: float32 [], the share of the
+steps that are done, or None at the start.
+Returns the loss of every row in float32, 0 where the row is not labeled; the trainer averages.
 A further loss is a further function here, named in `__all__`.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from typing import Annotated, Any, Literal
 
@@ -135,24 +139,37 @@ def ldam(
     logits: Tensor,
     target: Tensor,
     class_counts: Tensor,
+    progress: Tensor | None = None,
     *,
     max_margin: float = 0.5,
     scale: float = 1.0,
     class_weight: ClassWeight = None,
+    reweight_after: float | None = None,
 ) -> Tensor:
     """Cross entropy with a label-distribution-aware margin, [N] (LDAM, Cao et al. 2019): CE(scale (z - m_y), y).
 
     m_c is proportional to n_c^(-1/4) for n_c labeled rows of class c; a class without one counts as one row.
     max_margin: margin of the rarest class. scale: factor of the logits; the paper's 30 is for cosines, the heads here
         are linear and find their own scale. class_weight: as in cross_entropy.
-    Raises ValueError if max_margin is negative or scale not positive.
+    reweight_after: share of the training after which class_weight is switched on (deferred re-weighting, §3.3 of the
+        paper, which does so after 160 of 200 epochs).
+    Raises ValueError if max_margin is negative, scale not positive, or reweight_after not inside (0, 1) or alone.
     """
     if max_margin < 0 or scale <= 0:
         raise ValueError(f"max_margin must be at least 0 and scale above 0, not {max_margin} and {scale}")
+    if reweight_after is not None and (class_weight is None or not 0 < reweight_after < 1):
+        raise ValueError(
+            f"reweight_after must be above 0 and below 1, with a class_weight to switch on, such as effective; "
+            f"not {reweight_after} with class_weight {class_weight}"
+        )
     margin = class_counts.float().clamp(min=1) ** -0.25
     margin = max_margin * margin / margin.max()
     shifted = logits.float() - margin * F.one_hot(target.clamp(min=0), logits.shape[1])
-    return cross_entropy(scale * shifted, target, class_counts, class_weight=class_weight)
+    weight = _class_weight(class_weight, class_counts)
+    if weight is not None and reweight_after is not None:
+        done = torch.zeros((), device=weight.device) if progress is None else progress
+        weight = torch.where(done >= reweight_after, weight, 1.0)
+    return F.cross_entropy(scale * shifted, target, weight, ignore_index=_UNLABELED, reduction="none")
 
 
 def symmetric_cross_entropy(
@@ -209,6 +226,7 @@ def mixture(
     logits: Tensor,
     target: Tensor,
     class_counts: Tensor,
+    progress: Tensor | None = None,
     *,
     parts: Annotated[list[dict[str, Any] | str], Nested("loss")],
     weights: list[float] | None = None,
@@ -226,8 +244,14 @@ def mixture(
     total = torch.zeros(len(target), device=logits.device)
     for part, factor in zip(parts, factors):
         name, options = (part, {}) if isinstance(part, str) else (part["type"], part.get("args", {}))
-        total = total + factor * globals()[name](logits, target, class_counts, **options)
+        given = (logits, target, class_counts, progress) if _takes_progress(name) else (logits, target, class_counts)
+        total = total + factor * globals()[name](*given, **options)
     return total
+
+
+@functools.cache
+def _takes_progress(name: str) -> bool:
+    return "progress" in inspect.signature(globals()[name]).parameters
 
 
 def _of_labeled(rows: Tensor, target: Tensor) -> Tensor:

@@ -47,12 +47,12 @@ EXAMPLE: dict[str, Any] = json.loads("""{
   "seed": 42,
   "dataset": {"type": "Faces", "args": {"root": "data/faces", "gender": "male"}, "attributes": null},
   "labels": {"corrections": null, "merge": {"forehead": {"shown": ["0", "1"], "covered": ["2"]}}, "filters": [],
-             "train": null, "labeled": null},
+             "duplicates": null, "train": null, "labeled": null},
   "split": {"valid": 0.2, "test": 0.0, "stratify": ["forehead"], "seed": 0, "folds": null, "fold": null, "from": null},
   "views": {"size": 224, "train": "light", "weak": "light", "eval": [], "normalize": "imagenet",
             "strong": ["HorizontalFlip", {"type": "OneOf", "args": {"transforms": [{"type": "Blur"}], "p": 1}}]},
-  "data_loader": {"batch_size": 8, "unlabeled_ratio": 7, "num_workers": "auto", "sampler": "random", "cache": "auto",
-                  "feature_views": null},
+  "data_loader": {"batch_size": 8, "unlabeled_ratio": 7, "num_workers": "auto", "sampler": "random",
+                  "one_per_group": null, "cache": "auto", "feature_views": null},
   "arch": {"type": "Net", "args": {"backbone": "resnet50", "dropout": 0.2}},
   "loss": {"type": "toy_loss", "args": {"label_smoothing": 0.0}},
   "metrics": ["accuracy", "macro_f1"],
@@ -285,7 +285,7 @@ trainer.epochs="2" optimizer.args={"lr":"0.001"}
 seed=true data_loader.batch_size=2.0 logger.console=1 metrics="accuracy" logger.wandb=null
     seed: expected a whole number ≥ 0, got true
     data_loader.batch_size: expected a whole number ≥ 1, got 2.0
-    metrics: expected a non-empty list of strings, got "accuracy"
+    metrics: expected a non-empty list of names or {HEAD or "default": [names]}, got "accuracy"
     logger.console: expected true or false, got 1
     logger.wandb: expected an object, got null
 

@@ -15,8 +15,12 @@ from torch import Tensor
 
 from data_loader.sampler import make_stream
 from model import loss
+from tests.test_training import write_config
+from trainer.build import build_trainer
+from trainer.check_resume import check_resume
 from trainer.components import KINDS, check_components
 from utils.config import load_config
+from utils.distributed import World
 from utils.errors import ConfigError
 
 COUNTS = torch.tensor([625.0, 81.0, 16.0])
@@ -93,6 +97,40 @@ def test_ldam_takes_a_margin_of_the_fourth_root_from_the_label():
     assert torch.allclose(loss.ldam(Z, Y, COUNTS, max_margin=0.0)[:3], -logs(), atol=1e-6)
 
 
+def test_deferred_weights_come_on_after_their_share_of_the_steps():
+    """Cao et al. 2019, algorithm 1: margins from the start, effective-number weights from step 0.8 T on."""
+    plain = loss.ldam(Z, Y, COUNTS)
+    deferred = {"class_weight": "effective", "reweight_after": 0.8}
+    for progress, weighted in ((None, False), (159 / 200, False), (160 / 200, True), (1.0, True)):
+        done = None if progress is None else torch.zeros(()).fill_(progress)
+        rows = loss.ldam(Z, Y, COUNTS, done, **deferred)
+        by_hand = (1 - 0.999) / (1 - 0.999**COUNTS)
+        by_hand = by_hand * COUNTS.sum() / (by_hand * COUNTS).sum()
+        expected = plain[:3] * by_hand[Y[:3]] if weighted else plain[:3]
+        assert torch.allclose(rows[:3], expected, rtol=1e-5), progress
+        parts = [{"type": "ldam", "args": deferred}, "focal"]
+        mixed = loss.mixture(Z, Y, COUNTS, done, parts=parts)
+        assert torch.allclose(mixed, (rows + loss.focal(Z, Y, COUNTS)) / 2)
+
+
+def test_deferred_weights_are_a_function_of_the_step_alone(tmp_path, tiny_faces):
+    """Eight steps, the weights on from the fifth: stopped at the second, fourth and fifth, nothing changes."""
+    deferred = {"type": "ldam", "args": {"class_weight": "inverse", "reweight_after": 0.5}}
+    small = {"type": "SupervisedTrainer", "args": {}, "epochs": 2, "steps_per_epoch": 4}
+    path = write_config(tmp_path, tiny_faces, trainer=small, loss=deferred, data_loader={"num_workers": 0})
+    same, lines = check_resume(load_config(path), "cpu")
+    assert same, lines
+    trainer = build_trainer(load_config(path), torch.device("cpu"), World(), {}, tell=lambda _: None).trainer
+    head, counts, seen = trainer.parts.losses["hue"][0], trainer.data.class_counts["hue"], []
+    for _ in range(8):
+        trainer.train_on(trainer.data.first_batch())
+        seen.append(
+            float(head(torch.zeros(1, 2), torch.tensor([0])) / loss.ldam(torch.zeros(1, 2), torch.tensor([0]), counts))
+        )
+    rare = float(counts.sum() / 2 / counts[0])
+    assert seen == pytest.approx([1.0] * 4 + [rare] * 4) and rare > 1.5
+
+
 def test_symmetric_cross_entropy_by_hand():
     p = logs().exp()
     rows = loss.symmetric_cross_entropy(Z, Y, COUNTS, alpha=0.3, beta=2.0, log_zero=-6.0)
@@ -150,6 +188,8 @@ def test_mixture_is_the_weighted_sum_of_its_parts():
         ("bce", {}, "two classes are needed, this head has 3"),
         ("ldam", {"max_margin": -0.1}, "max_margin must be at least 0"),
         ("ldam", {"scale": 0.0}, "scale above 0"),
+        ("ldam", {"reweight_after": 0.8}, "with a class_weight to switch on"),
+        ("ldam", {"reweight_after": 1.0, "class_weight": "effective"}, "above 0 and below 1"),
         ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 0.0}, "not both 0"),
         ("symmetric_cross_entropy", {"log_zero": 0.0}, "log_zero must be below 0"),
         ("mixture", {"parts": []}, "at least one"),

@@ -26,7 +26,7 @@ from utils.config import Component, Config
 from utils.config.schema import Speed
 from utils.device import choose_dtype
 from utils.distributed import World
-from utils.errors import ConfigError
+from utils.errors import ConfigError, did_you_mean
 from utils.memory import keep_freed_memory
 from utils.random_state import seed_everything
 
@@ -61,8 +61,9 @@ def build_trainer(
     seed_everything(config.seed)
     if device.type == "cpu":
         keep_freed_memory()
-    labels = prepare_labels(config, split)
+    labels = prepare_labels(config, split, tell=tell)
     streams = getattr(KINDS["trainer"].find(config.trainer.type, config.where("trainer.type")), "streams")  # noqa: B009
+    _check_heads(config, labels)
     data = FaceData(config, labels, open_run_images(config, labels, tell), streams, device, world)
     model = build_model(config, {head: len(names) for head, names in data.classes.items()}, state is None)
     model = model.to(device)
@@ -78,12 +79,13 @@ def build_trainer(
     speed = config.trainer.speed
     if isinstance(speed, Speed) and speed.compile and (problem := compiler_problem(device)):
         raise ConfigError(f"{config.where('trainer.speed.compile')}: torch.compile cannot work here: {problem}")
+    progress = torch.zeros((), device=device)
     parts = Parts(
         config=config,
         model=model,
         data=batches,
-        losses={head: _loss(config, head, data.class_counts[head].to(device)) for head in data.classes},
-        metrics={head: _metrics(config) for head in data.classes},
+        losses={head: _loss(config, head, data.class_counts[head].to(device), progress) for head in data.classes},
+        metrics={head: _metrics(config, head) for head in data.classes},
         optimizer=optimizer,
         scheduler=build_scheduler(config, optimizer, steps),
         normalization=normalization,
@@ -92,6 +94,7 @@ def build_trainer(
         world=world,
         steps_per_epoch=steps,
         environment=environment,
+        progress=progress,
     )
     component = Component(type=config.trainer.type, args=config.trainer.args)
     trainer = KINDS["trainer"].build(component, config.where("trainer"), KINDS, parts=parts)
@@ -103,7 +106,13 @@ def build_trainer(
     if config.data_loader.num_workers == "auto" and batches is data:
         measured += choose_workers(trainer, data)
     weights = getattr(model, "weight_report", None)
-    notes = [*labels.frame.history, *describe_split(labels), model.summary(), *([weights.line()] if weights else [])]
+    notes = [
+        *labels.frame.history,
+        *describe_split(labels),
+        *data.notes,
+        model.summary(),
+        *([weights.line()] if weights else []),
+    ]
     if is_frozen(model) and config.data_loader.feature_views is None:
         notes.append(
             "no gradient reaches the backbone: data_loader.feature_views=1 would compute its features only once"
@@ -180,7 +189,7 @@ def describe_split(labels: Labels) -> list[str]:
     return lines
 
 
-def _loss(config: Config, head: str, class_counts: torch.Tensor) -> tuple[Loss, float]:
+def _loss(config: Config, head: str, class_counts: torch.Tensor, progress: torch.Tensor) -> tuple[Loss, float]:
     loss, where, weight = config.loss, "loss", 1.0
     if isinstance(loss, dict):
         name = head if head in loss else "default"
@@ -188,7 +197,7 @@ def _loss(config: Config, head: str, class_counts: torch.Tensor) -> tuple[Loss, 
             raise ConfigError(f"{config.where('loss')}: no loss for the head '{head}' and no 'default'")
         of_head = loss[name]
         loss, where, weight = of_head, f"loss.{name}", of_head.weight
-    function = KINDS["loss"].build(loss, config.where(where), class_counts=class_counts)
+    function = KINDS["loss"].build(loss, config.where(where), class_counts=class_counts, progress=progress)
     try:
         labeled_and_not = torch.tensor([0, -1], device=class_counts.device)
         of_rows = function(class_counts.new_zeros(2, len(class_counts)), labeled_and_not)
@@ -199,8 +208,24 @@ def _loss(config: Config, head: str, class_counts: torch.Tensor) -> tuple[Loss, 
     return function, weight
 
 
-def _metrics(config: Config) -> dict[str, Metric]:
-    return {name: KINDS["metric"].find(name, "metrics") for name in config.metrics}
+def _metrics(config: Config, head: str) -> dict[str, Metric]:
+    names = config.metrics
+    if isinstance(names, dict):
+        if head not in names and "default" not in names:
+            raise ConfigError(f"{config.where('metrics')}: no metrics for the head '{head}' and no 'default'")
+        names = names.get(head, names.get("default", []))
+    return {name: KINDS["metric"].find(name, "metrics") for name in names}
+
+
+def _check_heads(config: Config, labels: Labels) -> None:
+    """What is said per head must be about heads; attributes that are not in use here may be named too."""
+    heads, known = labels.frame.classes, {"default", *labels.frame.rows.columns}
+    for section in ("loss", "metrics"):
+        said = getattr(config, section)
+        for head in said if isinstance(said, dict) else ():
+            if head not in known:
+                place = config.where(f"{section}.{head}")
+                raise ConfigError(f"{place}: the data has no attribute '{head}'{did_you_mean(head, heads)}")
 
 
 def _check_schedule_reaches(trainer: BaseTrainer) -> None:

@@ -24,7 +24,7 @@ from utils.files import atomic_write
 KINDS: dict[str, Kind] = {
     "dataset": DATASETS,
     "arch": Kind("arch", (classifier,), base=torch.nn.Module, provided=frozenset({"heads", "load_weights"})),
-    "loss": Kind("loss", (loss,), keyword_only=True),
+    "loss": Kind("loss", (loss,), provided=frozenset({"progress"}), keyword_only=True),
     "metric": Kind("metric", (metric,), keyword_only=True),
     "optimizer": Kind("optimizer", (torch.optim,), base=torch.optim.Optimizer, provided=frozenset({"params"})),
     "lr_scheduler": Kind(

@@ -73,7 +73,8 @@ class SimCLRTrainer(BaseTrainer):
     @property
     def _score(self) -> str:
         """The value that tells what the features are worth."""
-        return self.monitor.name if self.monitor.name.startswith("valid/") else f"valid/{self.config.metrics[0]}"
+        measured = [name for of_head in self.parts.metrics.values() for name in of_head]
+        return self.monitor.name if self.monitor.name.startswith("valid/") else f"valid/{[*measured, 'macro_f1'][0]}"
 
     def value_names(self) -> set[str]:
         valid = {name for name in super().value_names() if name.startswith("valid/") and self.classes}

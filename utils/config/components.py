@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType, UnionType
 from typing import Any, get_args
@@ -34,6 +34,7 @@ PLACES = {
     "loss": "loss",
     "loss.*": "loss",
     "metrics.*": "metric",
+    "metrics.*.*": "metric",
     "optimizer": "optimizer",
     "lr_scheduler": "lr_scheduler",
     "trainer": "trainer",
@@ -151,21 +152,30 @@ def tree_problems(tree: Mapping[str, Any], lookup: Lookup) -> Iterator[Problem]:
 def components_of(tree: Mapping[str, Any]) -> Iterator[tuple[Key, str, Any]]:
     """(key, kind, component) for every place of a config, which need not be valid, that names a component."""
     for place, kind in PLACES.items():
-        *path, last = place.split(".")
-        node: Any = tree
-        for part in path:
-            node = node.get(part) if isinstance(node, Mapping) else None
-        inside: Iterator[tuple[Any, Any]] = iter(())
-        if last != "*":
-            inside = iter([(last, node.get(last))] if isinstance(node, Mapping) else [])
-        elif isinstance(node, list):
-            inside = iter(enumerate(node))
-        elif isinstance(node, Mapping) and "type" not in node and place != "dataset.*":
-            inside = iter(node.items())
-        for name, component in inside:
+        if place == "dataset.*" and not isinstance(tree.get("dataset"), list):
+            continue
+        for key, component in _at(tree, place.split(".")):
             named = component.get("type") if isinstance(component, Mapping) else component
             if isinstance(named, str):
-                yield (*path, name), kind, component
+                yield key, kind, component
+
+
+def _at(node: Any, path: Sequence[str]) -> Iterator[tuple[Key, Any]]:
+    """(key, value) of what a place such as `loss.*` means below `node`."""
+    if not path:
+        yield (), node
+        return
+    name, *rest = path
+    inside: Iterable[tuple[Any, Any]] = ()
+    if name != "*":
+        inside = [(name, node.get(name))] if isinstance(node, Mapping) else ()
+    elif isinstance(node, list):
+        inside = enumerate(node)
+    elif isinstance(node, Mapping) and "type" not in node:
+        inside = node.items()
+    for part, child in inside:
+        for key, value in _at(child, rest):
+            yield (part, *key), value
 
 
 @dataclass(frozen=True)

@@ -140,15 +140,20 @@ def _schema_at(key: Sequence[str | int], root: Schema) -> Schema:
 
 
 def _monitor_problems(tree: Tree) -> list[Problem]:
-    """The monitored value must be one that is measured; heads are not known yet."""
+    """The monitored value must be one that is measured; which heads there are is not known yet."""
     trainer, metrics = tree.get("trainer"), tree.get("metrics", Config.model_fields["metrics"].default)
     default = Trainer.model_fields["monitor"].default
     monitor = trainer.get("monitor", default) if isinstance(trainer, dict) else default
-    if not isinstance(monitor, str) or not isinstance(metrics, list) or not re.fullmatch(r"(min|max) \S+", monitor):
+    if not isinstance(monitor, str) or not re.fullmatch(r"(min|max) \S+", monitor):
         return []
     name = monitor.split()[1]
     split, *head, value = name.split("/") if "/" in name else ("", name)
-    measured = [*(m for m in metrics if isinstance(m, str)), "loss"]
+    if isinstance(metrics, dict):
+        of_head = metrics.get(head[0], metrics.get("default")) if len(head) == 1 else None
+        metrics = of_head or [m for names in metrics.values() if isinstance(names, list) for m in names]
+    if not isinstance(metrics, list):
+        return []
+    measured = [*dict.fromkeys(m for m in metrics if isinstance(m, str)), "loss"]
     if split in ("train", "valid") and len(head) <= 1 and (value in measured or split == "train"):
         return []
     choices = [f"{part}/{m}" for part in ("train", "valid") for m in measured]

@@ -171,6 +171,8 @@ class Labels(Section):
     """New classes of an attribute: {attribute: {class: [raw labels]}}; null: the labels as they are."""
     filters: list[Text] = []
     """pandas query expressions; only rows that fit all of them stay."""
+    duplicates: Literal["exact", "near"] | None = None
+    """Merge the groups of images that are the same file, or also of those that look the same; null: do not look."""
     train: TrainLabels | None = None
     """Ages in training only: other boundaries, and ages that are left out."""
     labeled: Labeled | None = None
@@ -269,6 +271,31 @@ class Views(Section):
         return (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[1])
 
 
+class SamplerArgs(Section):
+    by: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None, json_schema_extra=_says('an attribute, a list of them, such as ["gender", "age"], or null')
+    )
+    """Attributes whose classes, or combinations of classes, are balanced; null: all heads."""
+
+
+class Sampler(Section):
+    """How labeled images are drawn, and by whose classes."""
+
+    type: Literal["random", "balanced", "weighted", "square_root"]
+    """As the bare name in `data_loader.sampler`."""
+    args: SamplerArgs = SamplerArgs()
+    """By whose classes."""
+
+    @field_validator("args")
+    @classmethod
+    def _random_balances_nothing(cls, args: SamplerArgs, info: ValidationInfo) -> SamplerArgs:
+        if args.by is not None and info.data.get("type") == "random":
+            raise ValueError(
+                "the sampler random takes no 'by': it balances nothing; choose balanced, weighted or square_root"
+            )
+        return args
+
+
 class DataLoader(Section):
     """Batches."""
 
@@ -278,8 +305,18 @@ class DataLoader(Section):
     """Unlabeled images for each labeled one (FixMatch's mu)."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Worker processes; "auto": measured at the start. Results do not depend on it."""
-    sampler: Literal["random", "balanced", "weighted", "square_root"] = "random"
+    sampler: Literal["random", "balanced", "weighted", "square_root"] | Sampler = Field(
+        default="random",
+        json_schema_extra=_says(
+            '"random", "balanced", "weighted", "square_root" or an object {"type": NAME, "args": {"by": ATTRIBUTE}}'
+        ),
+    )
     """Labeled images: as they come, equally many of each class, by inverse class frequency, or by its square root."""
+    one_per_group: Annotated[dict[str, Text], Field(min_length=1)] | None = Field(
+        default=None,
+        json_schema_extra=_says('an object {COLUMN: VALUE}, such as {"mask": "wear"}, or null'),
+    )
+    """Training images of which each group shows only one in each pass, another one every time; null: all are shown."""
     cache: Literal["auto", "ram", "disk", "off"] = "auto"
     """Where decoded images are kept."""
     feature_views: int | None = Field(default=None, ge=1)
@@ -313,6 +350,13 @@ class Speed(Section):
     """Whether torch.compile makes the network's code; the first steps then take a minute or more."""
     threads: int | None = Field(default=None, ge=1)
     """torch's threads on the CPU; null: as many as torch takes."""
+
+
+_MetricNames = Annotated[list[Name], Field(min_length=1)]
+Metrics = Annotated[
+    _MetricNames | Annotated[dict[str, _MetricNames], Field(min_length=1)],
+    Field(json_schema_extra=_says('a non-empty list of names or {HEAD or "default": [names]}')),
+]
 
 
 class Trainer(Component):
@@ -399,8 +443,8 @@ class Config(Section):
     """The model: a name of model/classifier.py."""
     loss: Loss = Component(type="cross_entropy")
     """The loss of the labeled images, or one for each head with its weight."""
-    metrics: list[Name] = Field(default=["accuracy", "macro_f1"], min_length=1)
-    """What is measured after every epoch: names of model/metric.py."""
+    metrics: Metrics = ["accuracy", "macro_f1"]
+    """What is measured after every epoch: names of model/metric.py, or such a list for each head."""
     optimizer: Optimizer
     lr_scheduler: Scheduler | None = None
     """The learning-rate schedule; null: a constant learning rate."""
