@@ -201,9 +201,7 @@ class BaseTrainer(ABC):
             self.logger.info("  " + note)
         for warning in warnings:
             self.logger.warn(warning, self.step)
-        self.files.save_last(self.state_dict())
-        if best:
-            self.files.keep_as_best()
+        self.files.save_last(self.state_dict(), best)
 
     @property
     def evaluated_model(self) -> nn.Module:

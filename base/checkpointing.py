@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import save_checkpoint
+from utils.checkpoint import link_checkpoint, save_checkpoint
 from utils.config import Config
 from utils.files import atomic_path
 
@@ -20,29 +19,22 @@ class RunFiles:
         self.last = run_dir / "checkpoints" / "last.pth"
         self.best = run_dir / "checkpoints" / "best.pth"
 
-    def save_last(self, state: dict[str, Any]) -> None:
-        save_checkpoint(self.last, state, keep=self.config.trainer.keep_last)
-
-    def keep_as_best(self) -> None:
-        """last.pth as it is now becomes best.pth too, without writing it twice."""
-        self._copy(self.last, self.best, link=True)
+    def save_last(self, state: dict[str, Any], best: bool = False) -> None:
+        """Write last.pth, and before it best.pth where these are one: a run that is killed between the two repeats the
+        epoch and comes to the same best.pth, while the other order would leave a last.pth that believes it has one."""
+        keep = self.config.trainer.keep_last
+        if best:
+            save_checkpoint(self.best, state)
+            link_checkpoint(self.best, self.last, keep)
+        else:
+            save_checkpoint(self.last, state, keep)
 
     def publish(self) -> Path:
         """The best (or, without one, the last) checkpoint becomes saved/model.pth."""
         source = self.best if self.best.exists() else self.last
-        self._copy(source, Path(self.config.trainer.save_dir) / "model.pth", link=False)
+        with atomic_path(Path(self.config.trainer.save_dir) / "model.pth") as temporary:
+            shutil.copyfile(source, temporary)
         return source
 
     def resume_command(self) -> str:
         return f"python train.py -r {self.last}"
-
-    @staticmethod
-    def _copy(source: Path, target: Path, link: bool) -> None:
-        with atomic_path(target) as temporary:
-            Path(temporary).unlink(missing_ok=True)
-            try:
-                if not link:
-                    raise OSError
-                os.link(source, temporary)
-            except OSError:
-                shutil.copyfile(source, temporary)

@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from base.base_trainer import BaseTrainer
 from data_loader.prepare_labels import prepare_labels
 from data_loader.split import check_leakage, make_fold_split, make_folds, write_split
 from report.evaluation import HeadPrediction, evaluate_head
+from report.fold_vote import format_vote, verdict
 from tests.test_split import by_path, frame_of, turned
 from tests.test_training import PROJECT, write_config
 from trainer import folds
@@ -159,47 +161,97 @@ def wait_for_an_epoch(run_dir: Path, process: subprocess.Popen) -> None:
 
 def test_killed_folds_continue_to_the_same_out_of_fold_predictions(tmp_path, tiny_faces, run):
     config = write_config(
-        tmp_path, tiny_faces, trainer={"epochs": 3, "steps_per_epoch": 6}, data_loader={"num_workers": 0}
+        tmp_path,
+        tiny_faces,
+        trainer={"epochs": 3, "steps_per_epoch": 3},
+        data_loader={"num_workers": 0},
+        split={"valid": 0.25, "test": 0.25},
     )
     saved = tmp_path / "saved" / "tiny"
-    arguments = ["-c", str(config), "--folds", "3"]
+    arguments = ["-c", str(config), "--folds", "5"]
     done = run("train.py", *arguments, "--run-id", "whole")
     assert done.code == 0, done.err
     assert "all together" in done.out and str(saved / "whole" / "oof.csv") in done.out
+    check_the_vote(saved / "whole", done.out)
 
     process = start([*arguments, "--run-id", "killed"])
-    wait_for_an_epoch(saved / "killed-fold2", process)
+    wait_for_an_epoch(saved / "killed-fold3", process)
     process.kill()
     process.communicate(timeout=60)
-    first, second = (saved / f"killed-fold{fold}" / "checkpoints" / "last.pth" for fold in (1, 2))
-    before = first.read_bytes()
-    assert not torch.load(second, weights_only=True)["finished"] and not (saved / "killed" / "oof.csv").exists()
+    second, third = (saved / f"killed-fold{fold}" / "checkpoints" / "last.pth" for fold in (2, 3))
+    before = second.read_bytes()
+    assert not torch.load(third, weights_only=True)["finished"] and not (saved / "killed" / "oof.csv").exists()
 
     done = run("train.py", *arguments, "-r", "auto")
     assert done.code == 0, done.err
-    assert "fold 1 of 3: finished" in done.out and "fold 2 of 3: continuing" in done.out
-    assert first.read_bytes() == before
-    assert (saved / "killed" / "oof.csv").read_bytes() == (saved / "whole" / "oof.csv").read_bytes()
+    assert "fold 2 of 5: finished" in done.out and "fold 3 of 5: continuing" in done.out
+    assert second.read_bytes() == before
+    for name in ("oof.csv", "test.csv"):
+        assert (saved / "killed" / name).read_bytes() == (saved / "whole" / name).read_bytes()
     assert sorted(path.name for path in saved.iterdir() if path.name.startswith("killed")) == [
         "killed",
-        *(f"killed-fold{fold}" for fold in (1, 2, 3)),
+        *(f"killed-fold{fold}" for fold in range(1, 6)),
     ]
 
-    # Fold 3 came after folds 1 and 2 in one process, after half of fold 2 in the other: nothing is carried over.
-    ends = [saved / f"{name}-fold3" / "checkpoints" / "last.pth" for name in ("whole", "killed")]
+    # Fold 5 came after whole folds in one process, after half of fold 3 in the other: nothing is carried over.
+    ends = [saved / f"{name}-fold5" / "checkpoints" / "last.pth" for name in ("whole", "killed")]
     one, other = (torch.load(path, weights_only=True) for path in ends)
     torch.testing.assert_close(one["model"], other["model"], rtol=0, atol=0)
     torch.testing.assert_close(one["optimizer"]["state"], other["optimizer"]["state"], rtol=0, atol=0)
     check_what_the_folds_say(saved, tiny_faces)
 
 
+def check_the_vote(folder: Path, said: str) -> None:
+    """test.csv has each fold's predictions of the same images; the votes in folds.json are those of these figures."""
+    table = pd.read_csv(folder / "test.csv")
+    split = pd.read_csv(folder.with_name(f"{folder.name}-fold1") / "split.csv")
+    paths = list(split["path"][split["split"] == "test"])
+    assert (
+        len(paths) == 24
+        and list(table["path"]) == paths * 5
+        and list(table["fold"]) == [f for f in range(1, 6) for _ in paths]
+    )
+    assert not set(paths) & set(pd.read_csv(folder / "oof.csv")["path"])
+    truth = table["hue/label"].to_numpy()[:24]
+    reds = table["hue/p/red"].to_numpy().reshape(5, 24)
+    vote = json.loads((folder / "folds.json").read_text())["vote"]
+    head = vote["heads"]["hue"]
+    soft, hard = reds.mean(axis=0) > 0.5, (reds > 0.5).sum(axis=0) > 2
+    for name, chosen in (("soft", soft), ("hard", hard)):
+        assert head[name]["accuracy"] == pytest.approx((np.where(chosen, "red", "blue") == truth).mean())
+        assert head[name]["macro_f1"] == pytest.approx(
+            f1_score(truth, np.where(chosen, "red", "blue"), average="macro")
+        )
+    single = [f1_score(truth, np.where(of_fold > 0.5, "red", "blue"), average="macro") for of_fold in reds]
+    assert [scores["macro_f1"] for scores in head["single"]] == pytest.approx(single)
+    assert head["mean"]["macro_f1"] == pytest.approx(np.mean(single))
+    assert "hue: 24 test images that no model has seen" in said and head["says"] in said and "hard vote" in said
+
+
+@pytest.mark.parametrize(
+    ("single", "soft", "says"),
+    [
+        ([0.7, 0.8, 0.75], 0.82, "a macro F1 of 0.820; the best single model, fold 2, 0.800: voting is better"),
+        ([0.7, 0.8, 0.75], 0.8, "voting is as good"),
+        ([0.7, 0.8, 0.75], 0.76, "0.760, less than the best single model, fold 2, 0.800, and no less than the mean"),
+        ([0.7, 0.8, 0.75], 0.74, "0.740, less than the mean of the single models, 0.750: do not vote"),
+    ],
+)
+def test_what_a_vote_is_worth_is_said_plainly(single, soft, says):
+    head = {"single": [{"macro_f1": value} for value in single], "mean": {"macro_f1": 0.75}, "soft": {"macro_f1": soft}}
+    assert says in verdict(head)
+    assert "there is no test split" in format_vote(None)
+
+
 def check_what_the_folds_say(saved: Path, faces: Path) -> None:
     table = pd.read_csv(saved / "whole" / "oof.csv")
     truth = pd.read_csv(faces / "labels.csv")
+    truth = truth[truth["path"].isin(table["path"])]
+    assert len(truth) == 72
     assert list(table.columns[:6]) == ["path", "group", "fold", "hue/label", "hue/prediction", "hue/confidence"]
     assert list(table["path"]) == list(truth["path"]) and list(table["hue/label"]) == list(truth["hue"])
     summary = json.loads((saved / "whole" / "folds.json").read_text())
-    assert summary["finished"] and summary["folds"] == 3
+    assert summary["finished"] and summary["folds"] == 5
     for number, of_fold in enumerate(summary["each"], start=1):
         run_dir = saved / f"whole-fold{number}"
         known = torch.load(run_dir / "checkpoints" / "best.pth", weights_only=True)["data"]
@@ -222,7 +274,7 @@ def check_what_the_folds_say(saved: Path, faces: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("at", [(BaseTrainer, "train_on"), (BaseTrainer, "_finish_run"), (folds, "_write_out_of_fold")])
+@pytest.mark.parametrize("at", [(BaseTrainer, "train_on"), (BaseTrainer, "_finish_run"), (folds, "predict_folds")])
 def test_a_signal_stops_with_the_line_that_continues(tmp_path, tiny_faces, in_process, monkeypatch, number, at):
     """In a step, while a finished run is saved, and while the folds are put together."""
     small = {"type": "SupervisedTrainer", "args": {}, "epochs": 1, "steps_per_epoch": 2}

@@ -1,7 +1,8 @@
 """Every fold of a config trained in turn, each in a run of its own, and predictions for every labeled image.
 
 SAVE_DIR/NAME/RUN_ID-fold1 … RUN_ID-foldK are runs like any other; SAVE_DIR/NAME/RUN_ID holds what they say together:
-oof.csv and folds.json, which is there from the start and `finished` in the end.
+oof.csv, test.csv and eval.csv as far as there are such images, and folds.json, which is there from the start and
+`finished` in the end.
 """
 
 from __future__ import annotations
@@ -17,19 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-import torch
-
-from data_loader.face_data import FaceData
-from data_loader.label_frame import LabelFrame
-from data_loader.prepare_labels import Labels, read_labels
-from data_loader.split import read_split, split_digest
-from report.evaluation import HeadPrediction
-from report.folds import fold_summary, format_folds
-from report.writer import prediction_table
+from report.fold_vote import format_vote
+from report.folds import format_folds
 from trainer import session
-from trainer.build import open_run_images
-from trainer.evaluate import Loaded, load_for_evaluation, predict
+from trainer.fold_predictions import predict_folds
 from trainer.speed import adopt
 from utils.checkpoint import load_newest
 from utils.config import Config, apply_overrides, config_from_dict, differences
@@ -44,7 +36,7 @@ _SAME_IN_ALL = ("trainer.epochs", "trainer.early_stop")
 
 
 def train_folds(config: Config, resume: str | None, device_name: str, run_id: str | None, again: str) -> None:
-    """Train what is not yet trained of the folds of `config` (which is fold 1's), then write oof.csv and folds.json.
+    """Train what is not yet trained of the folds of `config` (which is fold 1's), then write what they predict.
 
     resume: "auto" continues the newest unfinished folds of this config. again: the command that does so.
     Raises Stopped, naming it, after SIGTERM or SIGINT, and UserError for everything the user can mend.
@@ -60,7 +52,9 @@ def train_folds(config: Config, resume: str | None, device_name: str, run_id: st
                 at = f"fold {fold} of {folds}"
                 _train_fold(config, folder, fold, at, device_name)
             at = "out-of-fold predictions"
-            summary = _write_out_of_fold(config, folder, choose_device(device_name))
+            runs = [_fold_folder(folder, fold) for fold in range(1, folds + 1)]
+            summary = predict_folds(config, folder, runs, choose_device(device_name))
+            _write_json(folder, config, {"finished": True, **summary})
     except Stopped as stopped:
         said = str(stopped).partition(";")[0]
         raise Stopped(stopped.exit_code - 128, f"{at}: {said}; continue with:  {again}") from None
@@ -68,7 +62,8 @@ def train_folds(config: Config, resume: str | None, device_name: str, run_id: st
         if is_new and not _fold_folder(folder, 1).exists():
             shutil.rmtree(folder)
         raise
-    print(f"{format_folds(summary)}\n\nout-of-fold predictions: {folder / 'oof.csv'}; scores: {folder / 'folds.json'}")
+    print(f"{format_folds(summary)}\n\n{format_vote(summary['vote'])}\n")
+    print(f"out-of-fold predictions: {folder / 'oof.csv'}; scores: {folder / 'folds.json'}")
 
 
 def resume_command(config_file: Path, overrides: list[str], folds: int, device: str, run_id: str | None) -> str:
@@ -153,50 +148,6 @@ def _train_fold(config: Config, folder: Path, fold: int, name: str, device_name:
         trainer.train()
     finally:
         trainer.logger.close()
-
-
-def _write_out_of_fold(config: Config, folder: Path, device: torch.device) -> dict[str, Any]:
-    """oof.csv (every labeled row that is in a fold, in the order of the label frame) and folds.json."""
-    frame = read_labels(config)
-    images = open_run_images(config, Labels(frame, frame.rows["path"]), print)
-    fold_of = np.zeros(len(frame), dtype=np.int64)
-    probs = {head: np.zeros((len(frame), len(names))) for head, names in frame.classes.items()}
-    checkpoints = []
-    for fold in range(1, (config.split.folds or 0) + 1):
-        loaded, labels = _load_fold(_fold_folder(folder, fold), frame, device)
-        data = FaceData(config, labels, images, {}, device)
-        rows = data.evaluation_rows("valid")
-        for head, values in predict(loaded, data, rows).items():
-            probs[head][rows] = values
-        fold_of[rows] = fold
-        checkpoints.append(str(loaded.path))
-    rows = np.flatnonzero(fold_of)
-    table = frame.rows.iloc[rows][["path", "group"]].assign(split="valid").reset_index(drop=True)
-    heads = [
-        HeadPrediction(head, names, frame.rows[head].to_numpy(np.int64)[rows], probs[head][rows])
-        for head, names in frame.classes.items()
-    ]
-    predictions = prediction_table(table, heads).drop(columns="split")
-    predictions.insert(1, "group", table["group"])
-    predictions.insert(2, "fold", fold_of[rows])
-    text = predictions.to_csv(index=False, lineterminator="\n")
-    atomic_write(folder / "oof.csv", text.encode("utf-8", "surrogateescape"))
-    summary = fold_summary(heads, table["group"].tolist(), fold_of[rows])
-    _write_json(folder, config, {"finished": True, "checkpoints": checkpoints, **summary})
-    return summary
-
-
-def _load_fold(run_dir: Path, frame: LabelFrame, device: torch.device) -> tuple[Loaded, Labels]:
-    """A fold's best model and the split that it was trained on. Raises UserError if the data has changed since."""
-    best = run_dir / "checkpoints" / "best.pth"
-    loaded = load_for_evaluation(best if best.exists() else best.with_name("last.pth"), device)
-    split = read_split(run_dir / "split.csv", frame)[0]
-    if split_digest(frame, split) != loaded.data["digest"] or loaded.classes != frame.classes:
-        raise UserError(
-            f"{loaded.path}: the groups or classes of the data have changed since this fold was trained; "
-            "train the folds anew"
-        )
-    return loaded, Labels(frame, split)
 
 
 def _write_json(folder: Path, config: Config, content: dict[str, Any]) -> None:

@@ -33,6 +33,16 @@ def save_checkpoint(path: Path, content: dict[str, Any], keep: int = 1) -> None:
         _rotate(path, keep)
 
 
+def link_checkpoint(source: Path, path: Path, keep: int = 1) -> None:
+    """As `save_checkpoint` with the content of `source`, which is not written twice."""
+    with atomic_path(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        _rotate(path, keep)
+
+
 def _rotate(path: Path, keep: int) -> None:
     # Hard links, so that PATH itself exists at every moment.
     previous = previous_checkpoints(path)
