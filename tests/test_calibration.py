@@ -141,7 +141,7 @@ def test_every_class_is_in_both_halves_as_far_as_its_groups_allow():
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Drawing diagrams is most of a test's time and tested elsewhere."""
-    monkeypatch.setattr("report.plots._png", lambda figure: b"png")
+    monkeypatch.setattr("report.plots.figure_png", lambda figure: b"png")
 
 
 def test_a_fit_is_written_reported_and_applied(face_models, tmp_path, in_process):

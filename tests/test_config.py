@@ -569,8 +569,8 @@ def test_mistakes_in_several_data_sets(folder, schema_file):
          "number: 0 (Faces), 1 (more)"),
         ("dataset.1.args.rot=c", "dataset[1].args.rot: Faces has no argument 'rot'; did you mean 'root'?"),
         ("dataset.1.nam=c", "dataset[1].nam: unknown key; did you mean 'name'?"),
-        ("dataset.1.name=a/b", "dataset[1].name: expected a folder name of letters, digits, '.', '_' and '-', got "
-         '"a/b"'),
+        ("dataset.1.name=a/b", "dataset[1].name: expected a folder name of letters, digits, '.', '_' and '-' or "
+         'null, got "a/b"'),
         ("dataset.1.name=Faces", "dataset: 2 data sets are called 'Faces'; give each a name of its own"),
         ("dataset=[]", 'dataset: expected an object {"type": NAME, "args": {…}} or a list of them, each with a "name", '
          "got []"),

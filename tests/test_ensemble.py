@@ -24,7 +24,7 @@ from utils.errors import UserError
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Drawing diagrams is most of a test's time and tested elsewhere."""
-    monkeypatch.setattr("report.plots._png", lambda figure: b"png")
+    monkeypatch.setattr("report.plots.figure_png", lambda figure: b"png")
 
 
 def scored(in_process, out: Path, *arguments) -> tuple[dict, pd.DataFrame]:

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,8 +100,8 @@ def _is_patch(value: Any) -> bool:
 
 
 def is_per_head(value: Tree) -> bool:
-    """{head or "default": component} rather than {"type", "args"}."""
-    return bool(value) and not {"type", "args"} & value.keys()
+    """{head or "default": component} rather than {"type", "args"}, one of these misspelled included."""
+    return bool(value) and not any(get_close_matches(name, ("type", "args"), cutoff=0.8) for name in value)
 
 
 def is_loss_per_head(loss: Tree) -> bool:
