@@ -182,9 +182,12 @@ def test_resume_honours_or_refuses_an_override(undisturbed, run):
     assert run("train.py", "-r", last, "-s", "trainer.epoks=6").err.count("did you mean 'epochs'") == 1
 
 
-def test_evaluation_prior_moves_log_odds_by_the_log_prior_in_training_and_testing(tmp_path, tiny_faces, run):
+def test_evaluation_prior_moves_log_odds_by_the_log_prior_in_training_and_testing(
+    tmp_path, tiny_faces, run, in_process
+):
     config = write_config(tmp_path, tiny_faces, labels={"labeled": None})
     first = ("-s", "trainer.epochs=1", "-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}")
+    first += ("-s", "trainer.steps_per_epoch=4", "-s", "data_loader.num_workers=0")
     done = run("train.py", "-c", config, "--run-id", "prior", *first, "-s", "trainer.evaluation_prior=1")
     assert done.code == 0, done.err
     run_dir = tmp_path / "saved" / "tiny" / "prior"
@@ -192,7 +195,8 @@ def test_evaluation_prior_moves_log_odds_by_the_log_prior_in_training_and_testin
     for strength in (0, 1):
         out = tmp_path / str(strength)
         override = () if strength else ("-s", "trainer.evaluation_prior=0")
-        tested = run("test.py", "--resume", run_dir / "checkpoints" / "best.pth", "--out", out, *override)
+        checkpoint = str(run_dir / "checkpoints" / "best.pth")
+        tested = in_process("test.py", "--resume", checkpoint, "--out", str(out), *override)
         assert tested.code == 0, tested.err
         tables[strength] = pd.read_csv(out / "predictions.csv")
     train = pd.read_csv(run_dir / "split.csv").query("split == 'train'")["path"]
