@@ -16,6 +16,7 @@ from tests import conftest
 from tests.test_pseudo_label import ImbalancedData, LinearNet, start, train  # noqa: F401  (start is a fixture)
 from tests.test_training import rows, write_config
 from trainer.collapse_guard import CollapseGuard, Expected, find_collapse
+from trainer.pseudo_label.kinds import build_labeler
 from utils.errors import ConfigError
 
 HAIR = {"hair": Expected({"covered": 0.12, "shown": 0.88})}
@@ -26,12 +27,13 @@ def epoch(
     rate: float = 0.7,
     labeled: float = 0.3,
     unlabeled: float = 0.1,
-    recall: tuple[float, float] = (0.6, 0.9),
+    recall: tuple[float, float] | None = (0.6, 0.9),
+    accepted: float = 2000.0,
 ) -> dict[str, float]:
     return {
-        "valid/hair/recall/covered": recall[0],
-        "valid/hair/recall/shown": recall[1],
+        **({} if recall is None else {"valid/hair/recall/covered": recall[0], "valid/hair/recall/shown": recall[1]}),
         "train/hair/pass_rate": rate,
+        "train/hair/accepted": accepted,
         "train/hair/pseudo/covered": covered,
         "train/hair/pseudo/shown": 1 - covered,
         "train/loss_labeled": labeled,
@@ -49,6 +51,10 @@ def epoch(
         ([epoch(0.12, recall=(1.0, 0.0))] * 2, "every validation image is predicted as 'covered' while 12 % of the"),
         ([epoch(0.1, rate=0.0)] * 2, "no pseudo-label has been accepted for 2 epochs"),
         ([epoch(0.12, rate=1.0)] * 2, "every pseudo-label has been accepted from the start"),
+        ([epoch(0.12, rate=1.0)] * 3, "every pseudo-label has been accepted from the start"),
+        ([epoch(0.0)], "100 % of the accepted pseudo-labels are 'shown' while 88 % of the labels are"),
+        ([epoch(0.0) | {"train/hair/predicted/shown": 0.98}], "100 % of the accepted pseudo-labels are 'shown' while"),
+        ([epoch(0.05), epoch(0.011)], "99 % of the accepted pseudo-labels are 'shown' while 88 % of the labels are"),
         (
             [epoch(0.12, labeled=x, unlabeled=u) for x, u in ((0.3, 0.07), (0.2, 0.08), (0.1, 0.09))],
             "the unlabeled loss per accepted pseudo-label rises (0.100, 0.114, 0.129) while the labeled loss falls",
@@ -71,6 +77,11 @@ def test_the_guard_says_what_goes_wrong_and_what_to_do(history, says):
         [epoch(0.02, recall=(0.0, 1.0), rate=0.001)],
         [epoch(0.02, recall=(math.nan, 1.0))] * 2,
         [epoch(1.0, rate=0.001)],
+        # More than a tenth of the usual share; too few rows; the rare class is predicted, but without confidence.
+        [epoch(0.013)],
+        [epoch(0.0, accepted=160)],
+        [epoch(0.0, rate=0.005)],
+        [epoch(0.0) | {"train/hair/predicted/shown": 0.95, "train/hair/predicted/covered": 0.05}],
         [epoch(0.1, rate=0.5), epoch(0.1, rate=1.0), epoch(0.1, rate=1.0)],
         # The loss over all rows rises because more of them are accepted.
         [epoch(0.12, r, x, u) for r, x, u in ((0.2, 0.3, 0.04), (0.5, 0.2, 0.08), (0.9, 0.1, 0.1))],
@@ -95,7 +106,90 @@ def test_the_guard_knows_alignment_and_continues_from_its_state():
         guard = CollapseGuard()
         guard.load_state_dict(torch.load(stored, weights_only=True))
         assert guard.observe(values, HAIR) == expected
-    assert expected and guard.in_a_row == 1
+    assert expected and guard.in_a_row == 3
+
+
+def test_every_pseudo_label_accepted_from_the_start_is_acted_upon():
+    guard = CollapseGuard()
+    acted = []
+    for _ in range(3):
+        guard.observe(epoch(0.12, rate=1.0), HAIR)
+        acted.append(guard.must_act)
+    assert acted == [False, False, True]
+    guard.start_anew()
+    assert [bool(guard.observe(epoch(0.12, rate=rate), HAIR)) for rate in (0.5, 1.0, 1.0, 1.0)] == [False] * 4
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_two_validations_in_a_row_count_however_far_apart(every: int):
+    """Every validation image is predicted as the rare class; the pseudo-labels do not say so."""
+    guard, said, acted = CollapseGuard(), [], []
+    for number in range(1, 3 * every + 1):
+        values = epoch(0.12, recall=(1.0, 0.0) if number % every == 0 else None)
+        said.append(bool(guard.observe(values, HAIR)))
+        acted.append(guard.must_act)
+        stored = io.BytesIO()
+        torch.save(guard.state_dict(), stored)
+        stored.seek(0)
+        guard = CollapseGuard()
+        guard.load_state_dict(torch.load(stored, weights_only=True))
+    assert [number for number, is_said in enumerate(said, 1) if is_said] == [2 * every, 3 * every]
+    assert [number for number, acts in enumerate(acted, 1) if acts] == [3 * every]
+    healthy = [epoch(0.12, recall=(1.0, 0.0)), epoch(0.12, recall=None), epoch(0.12)]
+    guard = CollapseGuard()
+    assert not any(guard.observe(values, HAIR) for values in [*healthy, epoch(0.12, recall=(1.0, 0.0))])
+
+
+def test_a_sign_of_the_validation_images_stands_until_the_next_validation():
+    """Both kinds of sign in turn: a row of two ends with a validation that is well, not with an epoch without one."""
+    guard, one_class = CollapseGuard(), epoch(0.02, recall=(0.0, 1.0))
+    assert guard.observe(one_class, HAIR) and guard.in_a_row == 1
+    assert not guard.observe(epoch(0.06, recall=None), HAIR) and guard.in_a_row == 1
+    assert guard.observe(one_class, HAIR) and guard.must_act
+    assert not guard.observe(epoch(0.06, recall=None), HAIR) and not guard.must_act
+    assert not guard.observe(epoch(0.06), HAIR) and guard.in_a_row == 0
+
+
+NINE_TO_ONE = torch.tensor([90.0, 10.0])
+
+
+def expected_of(align: str | dict) -> Expected:
+    return build_labeler(("shown", "covered"), NINE_TO_ONE, "fixed", align, None).expected()
+
+
+def test_an_estimated_target_does_not_hide_a_collapse():
+    """The labeled rows are predicted as one class too, and the target of the alignment follows."""
+    labeler = build_labeler(("shown", "covered"), NINE_TO_ONE, "fixed", "estimated", None)
+    for _ in range(20):
+        labeler(
+            torch.tensor([[-6.0, 6.0]]).repeat(32, 1), torch.tensor([[-6.0, 6.0]]).repeat(8, 1), torch.zeros(8).long()
+        )
+    assert float(labeler.align.target[1]) > 0.99
+    expected = labeler.expected()
+    assert expected.shares == pytest.approx({"shown": 0.9, "covered": 0.1})
+    sign = find_collapse([epoch(1.0)], 1, {"hair": expected})[0]
+    assert "are 'covered' while 10 % of the labels are: set trainer.args.align to prior" in sign.text
+
+
+def test_pseudo_labels_far_from_the_labels_are_remarked_upon_once_unless_the_config_gives_their_shares():
+    guard, expected = CollapseGuard(), {"hair": expected_of("uniform")}
+    said = [guard.observe(epoch(0.5), expected) for _ in range(4)]
+    assert [len(signs) for signs in said] == [1, 0, 0, 0] and not guard.must_act and guard.in_a_row == 0
+    assert said[0][0].text == (
+        "hair: 50 % of the accepted pseudo-labels are 'covered' while 10 % of the labels are, since the target of "
+        "trainer.args.align is not the labels' shares: set trainer.args.align to prior, with distribution if the "
+        "unlabeled images have other shares than the labels"
+    )
+    copy = CollapseGuard()
+    copy.load_state_dict(guard.state_dict())
+    assert copy.observe(epoch(0.5), expected) == []
+    given = expected_of({"type": "prior", "args": {"distribution": [0.5, 0.5]}})
+    for of_head in (given, expected_of("prior"), expected_of("crest_plus"), expected_of("none")):
+        shares = of_head.shares["covered"]
+        assert CollapseGuard().observe(epoch(shares), {"hair": of_head}) == []
+    # Balanced labels: equal shares are theirs.
+    balanced = build_labeler(("shown", "covered"), torch.ones(2), "fixed", "uniform", None).expected()
+    assert balanced.labels is None and CollapseGuard().observe(epoch(0.5), {"hair": balanced}) == []
 
 
 # What it does --------------------------------------------------------------------------------------------------------
@@ -274,6 +368,11 @@ def test_the_recorded_failure_is_seen_in_the_first_epoch_and_the_default_does_no
     for values, said in failing:
         assert balanced_accuracy(values) == 0.5 and values["train/label/pseudo/a"] > 0.99
         assert any("every validation image is predicted as 'a' while 90 % of the labels are" in line for line in said)
+        shares = {key: value for key, value in values.items() if not key.startswith("valid/")}
+        of_shares = find_collapse([shares], 1, {"label": Expected({"a": 0.9, "b": 0.1})})
+        assert [sign.text.split(":")[1] for sign in of_shares] == [
+            " 100 % of the accepted pseudo-labels are 'a' while 90 % of the labels are"
+        ], "without validation images too"
     default = run_epochs(make_trainer, monkeypatch, 6, adjusted=True, **DEFAULT)
     assert min(balanced_accuracy(values) for values, _ in default[1:]) > 0.65
     assert not any("label:" in line for _, said in default for line in said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,9 +17,12 @@ PATIENCE = 2
 
 _TAKEN_OVER, _NOT_COMMON = 0.95, 0.85
 _FAR = 0.2  # of log C, in nats of KL divergence
-_RARELY, _WORTH_SAYING = 0.1, 0.02
+_RARELY, _SELDOM, _WORTH_SAYING = 0.1, 0.33, 0.02
 _NEVER, _ALWAYS = 1e-3, 1 - 1e-3
 _ENOUGH = 0.01
+_NO_CHANCE = (
+    20  # rows that the other classes should have: under a tenth of them then comes by chance once in 10^7 times
+)
 _CLEARLY = 1.1
 _ALL, _NONE = 0.99, 0.01
 
@@ -28,48 +31,67 @@ _ALL, _NONE = 0.99, 0.01
 class Expected:
     """The class distribution that the accepted pseudo-labels of a head should have.
 
-    shares: {class: share}. aligned: alignment is on; by_labels: the shares are those of the labels.
+    shares: {class: share}. aligned: alignment holds them to these; by_labels: the shares are those of the labels.
+    labels: those of the labels, where they should be looked at too, as nothing but the name of an aligner says others.
     """
 
     shares: Mapping[str, float]
     aligned: bool = False
     by_labels: bool = True
+    labels: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Sign:
-    """A sign of collapse: one line with what to change. head: where the shares of its classes are wrong."""
+    """A sign of collapse: one line with what to change. head: where the shares of its classes are wrong.
+
+    validation: it is about the validation images, so it stands until they are looked at again. remark: it is said once,
+    and nothing is done about it.
+    """
 
     text: str
     head: str | None = None
+    validation: bool = False
+    remark: bool = False
 
 
-def find_collapse(history: Sequence[Mapping[str, float]], epochs: int, heads: Mapping[str, Expected]) -> list[Sign]:
+def find_collapse(
+    history: Sequence[Mapping[str, float]],
+    epochs: int,
+    heads: Mapping[str, Expected],
+    validations: Sequence[Mapping[str, float]] | None = None,
+) -> list[Sign]:
     """Every sign of collapse.
 
     history: the values of the newest epochs with pseudo-labels (`train/loss_labeled`, `train/loss_unlabeled`,
-    `train/HEAD/pass_rate`, `train/HEAD/pseudo/CLASS`, `valid/HEAD/recall/CLASS`), oldest first; of them the last EPOCHS
-    count. epochs: how many such epochs there have been.
+    `train/HEAD/pass_rate`, `train/HEAD/accepted`, `train/HEAD/pseudo/CLASS`, `valid/HEAD/recall/CLASS`), oldest first;
+    of them the last EPOCHS count. epochs: how many such epochs there have been. validations: the values of the newest
+    epochs that were validated, where these are not all of the history's.
     """
     history = history[-EPOCHS:]
+    validations = history if validations is None else validations
     found = []
     for head, expected in heads.items():
-        text = _pass_rate(history, epochs, head)
-        found += [Sign(f"{head}: {text}")] if text else []
-        for rule in (_skew, _lost, _one_prediction):
-            text = rule(history, head, expected)
-            found += [Sign(f"{head}: {text}", head)] if text else []
+        if text := _pass_rate(history, epochs, head):
+            found.append(Sign(f"{head}: {text}"))
+        for rule in (_skew, _lost):
+            if text := rule(history, head, expected):
+                found.append(Sign(f"{head}: {text}", head))
+        if text := _one_prediction(history[-1], validations, head, expected):
+            found.append(Sign(f"{head}: {text}", head, validation=True))
+        if text := _other_target(history[-1], head, expected):
+            found.append(Sign(f"{head}: {text}", head, remark=True))
     return [*found, *(Sign(text) for text in _losses(history, list(heads)))]
 
 
 def _pass_rate(history: Sequence[Mapping[str, float]], epochs: int, head: str) -> str | None:
-    rates = [values[f"train/{head}/pass_rate"] for values in history[-2:]]
-    if len(rates) == 2 and max(rates) < _NEVER:
+    rates = [values[f"train/{head}/pass_rate"] for values in history]
+    if len(rates) >= 2 and max(rates[-2:]) < _NEVER:
         return (
             "no pseudo-label has been accepted for 2 epochs, so nothing is learned from the unlabeled images: lower "
             "the value of trainer.args.threshold or raise trainer.args.warm_up_epochs"
         )
-    if len(rates) == epochs == 2 and min(rates) > _ALWAYS:
+    if 2 <= epochs == len(rates) and min(rates) > _ALWAYS:
         return (
             "every pseudo-label has been accepted from the start, so wrong ones are learned too: raise the value of "
             "trainer.args.threshold"
@@ -82,15 +104,28 @@ def _skew(history: Sequence[Mapping[str, float]], head: str, expected: Expected)
     shares = _shares(history[-1], head, expected)
     if shares is None or history[-1][f"train/{head}/pass_rate"] < _ENOUGH:
         return None
-    name = max(shares, key=lambda c: shares[c] * math.log(max(shares[c], 1e-12) / max(expected.shares[c], 1e-12)))
-    far = [_divergence(values, head, expected) > _FAR * math.log(len(shares)) for values in history[-2:]]
-    if not (shares[name] > _TAKEN_OVER and expected.shares[name] < _NOT_COMMON) and not (len(far) == 2 and all(far)):
+    name = _most_above(shares, expected.shares)
+    taken_over = shares[name] > _TAKEN_OVER and (
+        expected.shares[name] < _NOT_COMMON
+        or (_pushed_out(history[-1], head, name, expected.shares[name]) and not _lost(history, head, expected))
+    )
+    far = [_is_far(_shares(values, head, expected) or {}, expected.shares) for values in history[-2:]]
+    if not taken_over and not (len(far) == 2 and all(far)):
         return None
     if expected.aligned:
         advice = "lower trainer.args.lambda_u or raise trainer.args.warm_up_epochs"
     else:
         advice = "set trainer.args.align to prior or lower trainer.args.lambda_u"
     return f"{_percent(shares[name])} of the accepted pseudo-labels are '{name}' while {_of(expected, name)}: {advice}"
+
+
+def _pushed_out(values: Mapping[str, float], head: str, name: str, usual: float) -> bool:
+    """Whether the class `name`, a common one, leaves the others less than a tenth of what they should have, not by
+    chance, and not because they are predicted with too little confidence, as they are at the start of a good run."""
+    others = 1 - usual
+    accepted, predicted = (1 - values.get(f"train/{head}/{of}/{name}", 1.0) for of in ("pseudo", "predicted"))
+    enough = values.get(f"train/{head}/accepted", math.inf) * others >= _NO_CHANCE
+    return others >= _WORTH_SAYING and enough and accepted < _RARELY * others and predicted < _SELDOM * others
 
 
 def _lost(history: Sequence[Mapping[str, float]], head: str, expected: Expected) -> str | None:
@@ -109,19 +144,36 @@ def _lost(history: Sequence[Mapping[str, float]], head: str, expected: Expected)
     return None
 
 
-def _one_prediction(history: Sequence[Mapping[str, float]], head: str, expected: Expected) -> str | None:
-    """All validation images are predicted as one class: for 2 epochs, or where the pseudo-labels are of it as well."""
-    name = _predicted(history[-1], head, expected)
+def _one_prediction(
+    values: Mapping[str, float], validations: Sequence[Mapping[str, float]], head: str, expected: Expected
+) -> str | None:
+    """All validation images are predicted as one class: twice in a row, or the pseudo-labels are of it as well."""
+    name = _predicted(values, head, expected)
     if name is None or expected.shares[name] > 1 - _WORTH_SAYING:
         return None
-    shares = _shares(history[-1], head, expected)
-    agree = shares is not None and shares[name] > _TAKEN_OVER and history[-1][f"train/{head}/pass_rate"] >= _ENOUGH
-    if not agree and [_predicted(values, head, expected) for values in history[-2:]] != [name] * 2:
+    shares = _shares(values, head, expected)
+    agree = shares is not None and shares[name] > _TAKEN_OVER and values[f"train/{head}/pass_rate"] >= _ENOUGH
+    if not agree and [_predicted(of_epoch, head, expected) for of_epoch in validations[-2:]] != [name] * 2:
         return None
     advice = "raise trainer.args.warm_up_epochs, lower trainer.args.lambda_u or set loss.type to logit_adjustment"
     if not expected.aligned:
         advice = "set trainer.args.align to prior, raise trainer.args.warm_up_epochs or lower trainer.args.lambda_u"
     return f"every validation image is predicted as '{name}' while {_of(expected, name)}: {advice}"
+
+
+def _other_target(values: Mapping[str, float], head: str, expected: Expected) -> str | None:
+    """The pseudo-labels are far from the labels' shares because they are aligned to others, which nobody has given."""
+    shares, labels = _shares(values, head, expected), expected.labels
+    if labels is None or shares is None or values[f"train/{head}/pass_rate"] < _ENOUGH:
+        return None
+    if not _is_far(expected.shares, labels) or not _is_far(shares, labels):
+        return None
+    name = _most_above(shares, labels)
+    return (
+        f"{_percent(shares[name])} of the accepted pseudo-labels are '{name}' while {_percent(labels[name])} of the "
+        "labels are, since the target of trainer.args.align is not the labels' shares: set trainer.args.align to "
+        "prior, with distribution if the unlabeled images have other shares than the labels"
+    )
 
 
 def _predicted(values: Mapping[str, float], head: str, expected: Expected) -> str | None:
@@ -158,9 +210,18 @@ def _shares(values: Mapping[str, float], head: str, expected: Expected) -> dict[
     return None if any(math.isnan(share) for share in shares.values()) else shares
 
 
-def _divergence(values: Mapping[str, float], head: str, expected: Expected) -> float:
-    shares = _shares(values, head, expected) or {}
-    return sum(s * math.log(max(s, 1e-12) / max(expected.shares[name], 1e-12)) for name, s in shares.items())
+def _excess(shares: Mapping[str, float], usual: Mapping[str, float]) -> dict[str, float]:
+    """{class: its term of the KL divergence}."""
+    return {name: s * math.log(max(s, 1e-12) / max(usual[name], 1e-12)) for name, s in shares.items()}
+
+
+def _most_above(shares: Mapping[str, float], usual: Mapping[str, float]) -> str:
+    terms = _excess(shares, usual)
+    return max(terms, key=terms.__getitem__)
+
+
+def _is_far(shares: Mapping[str, float], usual: Mapping[str, float]) -> bool:
+    return sum(_excess(shares, usual).values()) > _FAR * math.log(len(usual))
 
 
 def _of(expected: Expected, name: str) -> str:
@@ -172,11 +233,15 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
+_STATE = ("epochs", "in_a_row", "warm_up_until", "history", "validations", "awaits_validation", "remarks")
+
+
 class CollapseGuard(nn.Module):
     """The history that `find_collapse` needs, in the checkpoint, so that a resumed run says and does the same.
 
-    in_a_row: for how many epochs there has been a sign, since the last action. warm_up_until: the step at which the
-    unlabeled loss comes back after `on_collapse: warm_up`, else 0.
+    epochs: with pseudo-labels, in_a_row: of them with a sign, both since the last action. An epoch without validation
+    does not end a row whose last sign was about the validation images. warm_up_until: the step at which the unlabeled
+    loss comes back after `on_collapse: warm_up`, else 0.
     """
 
     def __init__(self) -> None:
@@ -185,6 +250,9 @@ class CollapseGuard(nn.Module):
         self.in_a_row = 0
         self.warm_up_until = 0
         self.history: list[dict[str, float]] = []
+        self.validations: list[dict[str, float]] = []
+        self.awaits_validation = False
+        self.remarks: list[str | None] = []
 
     def observe(self, values: Mapping[str, float], heads: Mapping[str, Expected]) -> list[Sign] | None:
         """Take in an epoch's values, once, and return what is wrong; None if the epoch had no pseudo-labels."""
@@ -193,9 +261,23 @@ class CollapseGuard(nn.Module):
         self.epochs += 1
         kept = {k: v for k, v in values.items() if k.startswith("train/") or "/recall/" in k}
         self.history = [*self.history[1 - EPOCHS :], kept]
-        found = find_collapse(self.history, self.epochs, heads)
-        self.in_a_row = self.in_a_row + 1 if found else 0
-        return found
+        validated = {k: v for k, v in kept.items() if k.startswith("valid/")}
+        self.validations = [*self.validations[-1:], validated] if validated else self.validations
+        found = find_collapse(self.history, self.epochs, heads, self.validations)
+        signs = [sign for sign in found if not sign.remark]
+        if signs:
+            self.in_a_row += 1
+            self.awaits_validation = any(sign.validation for sign in signs)
+        else:
+            waits = self.awaits_validation and not validated
+            self.in_a_row = min(self.in_a_row, PATIENCE - 1) if waits else 0
+        return [*signs, *self._new(sign for sign in found if sign.remark)]
+
+    def _new(self, remarks: Iterable[Sign]) -> list[Sign]:
+        """Those about heads that nothing has been remarked about."""
+        new = [sign for sign in remarks if sign.head not in self.remarks]
+        self.remarks += [sign.head for sign in new]
+        return new
 
     @property
     def must_act(self) -> bool:
@@ -203,11 +285,11 @@ class CollapseGuard(nn.Module):
 
     def start_anew(self) -> None:
         """Something has been done about the signs: what was before it counts no more."""
-        self.in_a_row, self.history = 0, []
+        self.epochs, self.in_a_row, self.history, self.validations = 0, 0, [], []
+        self.awaits_validation = False
 
     def get_extra_state(self) -> dict[str, Any]:
-        names = ("epochs", "in_a_row", "warm_up_until", "history")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _STATE}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

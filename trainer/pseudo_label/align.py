@@ -39,6 +39,9 @@ class prior(nn.Module):
     """
 
     on = True
+    """Whether probabilities are aligned."""
+    follows_network = False
+    """Whether the target moves with what the network predicts, so that it follows a collapse."""
 
     def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, distribution: list[float] | None = None):
         super().__init__()
@@ -47,7 +50,7 @@ class prior(nn.Module):
         counts = class_counts.double() if distribution is None else torch.tensor(distribution, dtype=torch.float64)
         if len(counts) != len(class_counts) or bool((counts < 0).any()) or float(counts.sum()) <= 0:
             raise ValueError(f"distribution must be {len(class_counts)} shares ≥ 0, got {distribution}")
-        self.momentum = momentum
+        self.momentum, self.given = momentum, distribution is not None
         self.target: Tensor
         self.running: Tensor
         self.updates: Tensor
@@ -74,6 +77,7 @@ class uniform(prior):
 
     def __init__(self, class_counts: Tensor, *, momentum: float = 0.99):
         super().__init__(class_counts, momentum=momentum, distribution=[1.0] * len(class_counts))
+        self.given = False
 
 
 class estimated(prior):
@@ -84,6 +88,8 @@ class estimated(prior):
     momentum: of both means, in [0, 1).
     bias_correction: of the target's mean; false starts it at equal shares, as published (see RunningMean).
     """
+
+    follows_network = True
 
     def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, bias_correction: bool = True):
         super().__init__(class_counts, momentum=momentum)

@@ -46,6 +46,7 @@ def values_of(
     rows, accepted = float(sums["rows"]), float(sums["weight"].sum())
     values = {
         "pass_rate": accepted / rows,
+        "accepted": accepted,
         "confidence": float(sums["confidence"]) / rows,
         **{f"predicted/{c}": float(s) / rows for c, s in zip(classes, sums["predicted"])},
         **{f"threshold/{c}": float(s / sums["batches"]) for c, s in zip(classes, sums["threshold"])},

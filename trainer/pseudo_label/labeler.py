@@ -122,7 +122,7 @@ class PseudoLabeler(nn.Module):
         labels: PseudoLabels,
         progress: float = 0.0,
     ) -> list[Tensor]:
-        """Terms of the threshold and the balanced head in the unlabeled loss; weak, strong: {head: logits [U, C]}."""
+        """Terms of the threshold and the balanced head beside lambda_u · L_u; weak, strong: {head: logits [U, C]}."""
         term = self.threshold.regularization(self._student(strong[head]), labels.weight)
         losses = [] if term is None else [term]
         if self.balanced is not None:
@@ -144,11 +144,13 @@ class PseudoLabeler(nn.Module):
         return values_of(sums, self.classes, self.labeled_prior, self.expected().shares)
 
     def expected(self) -> Expected:
-        """The class distribution that accepted pseudo-labels should have."""
-        target = self.labeled_prior if self.align is None else self.align.target
-        shares = dict(zip(self.classes, target.tolist()))
-        aligned = self.align is not None and self.align.on
-        return Expected(shares, aligned, torch.allclose(target, self.labeled_prior, atol=1e-4))
+        """The class distribution that accepted pseudo-labels should have: a target that holds still, or the labels'."""
+        labels = dict(zip(self.classes, self.labeled_prior.tolist()))
+        if self.align is None or not self.align.on or self.align.follows_network:
+            return Expected(labels)
+        by_labels = torch.allclose(self.align.target, self.labeled_prior, atol=1e-4)
+        shares = dict(zip(self.classes, self.align.target.tolist()))
+        return Expected(shares, True, by_labels, None if by_labels or self.align.given else labels)
 
     def describe(self, head: str, values: dict[str, float]) -> str:
         """One line for people about an epoch's `values`."""
