@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from model.loss import cross_entropy
 from trainer.contrastive import nt_xent
-from trainer.lr_scheduler import cosine_716
+from trainer.lr_scheduler import cosine, cosine_716
 from trainer.pseudo_label import align, debias, threshold
 from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.labeler import PseudoLabeler
@@ -62,6 +63,9 @@ def test_fixmatch_threshold_loss_over_all_rows_and_gradient(name: str):
         torch.testing.assert_close(loss, v["unsup_loss"][step], rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(strong.grad, v["grad_logits_s"][step], rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(supervised + args["lambda_u"] * loss, v["total_loss"][step], rtol=1e-6, atol=1e-7)
+        soft = replace(labels, soft=v["logits_w"][step].softmax(dim=1))
+        of_soft = labeler.consistency_loss(v["logits_s"][step], soft)
+        torch.testing.assert_close(of_soft, v["unsup_loss_soft"][step], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", names("distalign_ema"))
@@ -258,6 +262,22 @@ def test_ema_averages_parameters_and_copies_buffers():
         ema.update()
         for name, expected in starting_with(f"ema{step}.", v).items():
             torch.testing.assert_close(ema.model.state_dict()[name], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", [cosine, cosine_716])
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"total_steps": -1}, "total_steps must be at least 0, got -1"),
+        ({"total_steps": 9, "warm_up": -1}, "warm_up must be at least 0, got -1"),
+        ({"total_steps": 9, "warm_up": 10}, "warm_up must not be more than the 9 steps of the schedule, got 10"),
+    ],
+)
+def test_schedules_refuse_lengths_that_cannot_be(schedule, args: dict[str, int], said: str):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(ValueError, match=said):
+        schedule(optimizer, **args)
+    schedule(optimizer, total_steps=9, warm_up=9)
 
 
 def test_cosine_716_schedule():

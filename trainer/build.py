@@ -21,6 +21,7 @@ from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
 from trainer.speed import choose_speed, compiler_problem
+from trainer.trial import is_trial
 from trainer.workers import choose_workers
 from utils.config import Component, Config
 from utils.config.schema import Speed
@@ -111,6 +112,7 @@ def build_trainer(
         *describe_split(labels),
         *data.notes,
         model.summary(),
+        *_warm_up_notes(config, trainer),
         *([weights.line()] if weights else []),
     ]
     if is_frozen(model) and config.data_loader.feature_views is None:
@@ -161,13 +163,12 @@ def build_scheduler(config: Config, optimizer: torch.optim.Optimizer, steps_per_
     """The length of the run is filled in where a schedule has `total_steps` and the config does not say."""
     if config.lr_scheduler is None:
         return None
-    total = config.trainer.epochs * (steps_per_epoch if config.lr_scheduler.interval == "step" else 1)
-    args = dict(config.lr_scheduler.args)
+    args = {**config.lr_scheduler.args, **_shorter_warm_up(config, steps_per_epoch)}
     parameters = inspect.signature(
         KINDS["lr_scheduler"].find(config.lr_scheduler.type, config.where("lr_scheduler"))
     ).parameters
-    if "total_steps" in parameters:
-        args.setdefault("total_steps", total)
+    if "total_steps" in parameters and not args.get("total_steps"):
+        args["total_steps"] = _length(config, steps_per_epoch)
     if config.lr_scheduler.type == "ReduceLROnPlateau":
         args.setdefault("mode", config.trainer.monitor.split()[0])
     component = Component(type=config.lr_scheduler.type, args=args)
@@ -175,6 +176,28 @@ def build_scheduler(config: Config, optimizer: torch.optim.Optimizer, steps_per_
         KINDS["lr_scheduler"].build(component, config.where("lr_scheduler"), optimizer=optimizer),
         config.lr_scheduler.interval,
     )
+
+
+def _length(config: Config, steps_per_epoch: int) -> int:
+    """Of the run, in the schedule's interval."""
+    by_step = config.lr_scheduler is not None and config.lr_scheduler.interval == "step"
+    return config.trainer.epochs * (steps_per_epoch if by_step else 1)
+
+
+def _shorter_warm_up(config: Config, steps_per_epoch: int) -> dict[str, int]:
+    """{"warm_up": all steps} where a trial, or a small data set, has fewer than the schedule's warm-up."""
+    schedule, length = config.lr_scheduler, _length(config, steps_per_epoch)
+    if schedule is None or schedule.args.get("total_steps") or length >= schedule.args.get("warm_up", 0):
+        return {}
+    by_data = schedule.interval == "step" and config.trainer.steps_per_epoch is None
+    return {"warm_up": length} if by_data or is_trial(config, "lr_scheduler.args.warm_up") else {}
+
+
+def _warm_up_notes(config: Config, trainer: BaseTrainer) -> list[str]:
+    """About a run that is shorter than its warm-ups."""
+    shorter = _shorter_warm_up(config, trainer.steps_per_epoch)
+    lines = [f"lr_scheduler.args.warm_up: the run has {n} steps, so it is {n}" for n in shorter.values()]
+    return [*lines, *getattr(trainer, "notes", ())]
 
 
 def describe_split(labels: Labels) -> list[str]:
