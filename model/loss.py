@@ -73,7 +73,10 @@ def logit_adjustment(logits: Tensor, target: Tensor, class_counts: Tensor, *, ta
     """Logit-adjusted cross entropy, [N] (Menon et al. 2021; at tau 1 balanced softmax, Ren et al. 2020).
 
     CE(z + tau log prior, y), the prior taken from class_counts. A class without a labeled row counts as one row.
+    Raises ValueError if tau is negative.
     """
+    if tau < 0:
+        raise ValueError(f"tau must be at least 0, not {tau}")
     counts = class_counts.float().clamp(min=1)
     adjusted = logits.float() + tau * torch.log(counts / counts.sum())
     return F.cross_entropy(adjusted, target, ignore_index=_UNLABELED, reduction="none")

@@ -82,6 +82,21 @@ def test_stop_and_resume_is_exact_and_fixmatch_takes_several_views(file):
     assert same, lines
 
 
+def test_flexmatch_knows_the_rows_behind_the_features(file):
+    changes = [*FROZEN, "data_loader.feature_views=2", "trainer.speed=null", "trainer.args.threshold=flexmatch"]
+    trainer = build_trainer(load_config(file, changes), CPU, World(), {}, tell=lambda _: None).trainer
+    train_rows = np.flatnonzero(trainer.data.data.labels.split == "train")
+    assert trainer.unlabeled_rows.tolist() == train_rows.tolist() and len(train_rows) == 72
+    threshold = trainer.labeler("hue").threshold
+    assert len(threshold.labels) == 72
+    trainer.step = trainer.warm_up_steps
+    threshold.value = 0.3  # every prediction is confident
+    batch = next(iter(trainer.data.train_batches(0, 1, {})))
+    trainer.train_on(batch)
+    seen = trainer.unlabeled_rows[threshold.labels >= 0]
+    assert seen.tolist() == sorted(set(batch["unlabeled"]["row"].tolist()))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
+from model.loss import logit_adjustment
 from tests import conftest
-from tests.test_training import write_config
-from trainer.pseudo_label import align, threshold
+from tests.test_training import rows, write_config
+from trainer.pseudo_label import align, debias, threshold
 from trainer.pseudo_label.kinds import build_labeler
 from trainer.pseudo_label.labeler import PseudoLabeler
 from trainer.pseudo_label.running_mean import RunningMean
@@ -32,6 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "freematch": {"threshold": {"type": "freematch", "args": {"momentum": 0.9}}},
     "freematch quantile": {"threshold": {"type": "freematch", "args": {"quantile": 0.8, "clip": [0.1, 0.9], "w_f": 0}}},
     "softmatch": {"threshold": "softmatch", "align": "uniform"},
+    "softmatch per class": {"threshold": {"type": "softmatch", "args": {"per_class": True}}},
     "softmatch aligned": {"threshold": {"type": "softmatch", "args": {"labels": "aligned"}}, "align": "prior"},
     "adamatch": {"threshold": {"type": "adamatch", "args": {"value": 0.9}}, "align": "estimated"},
     "prior": {"threshold": FIXED, "align": "prior"},
@@ -76,14 +80,14 @@ class ImbalancedData(conftest.NoData):
 
 @pytest.fixture
 def start(make_trainer, monkeypatch):
-    def start(classes: int, balanced: bool = False, loss: str = "cross_entropy", **args: Any):
+    def start(classes: int, balanced: bool = False, loss: str | dict[str, Any] = "cross_entropy", **args: Any):
         monkeypatch.setattr(conftest, "NoData", ImbalancedData)
         trainer = make_trainer(
             LinearNet(classes, balanced),
             classes={"label": NAMES[:classes]},
             trainer={"type": "FixMatchTrainer", "args": args, "epochs": 2, "steps_per_epoch": 5, "ema": None},
             optimizer={"type": "SGD", "args": {"lr": 0.5, "momentum": 0.9}},
-            loss={"type": loss},
+            loss={"type": loss} if isinstance(loss, str) else loss,
         )
         trainer.normalize = lambda images: images
         trainer.network.train()
@@ -182,9 +186,162 @@ def test_the_balanced_head_learns_evaluates_and_is_trained_in_the_warm_up(start,
         )
 
 
-def test_simpro_refuses_a_loss_that_adjusts_too(start):
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"type": "logit_adjustment"},
+        {"type": "mixture", "args": {"parts": ["focal", "logit_adjustment"]}},
+        {"type": "mixture", "args": {"parts": [{"type": "mixture", "args": {"parts": ["logit_adjustment"]}}]}},
+    ],
+)
+def test_simpro_refuses_a_loss_that_adjusts_too(start, loss: dict[str, Any]):
     with pytest.raises(ConfigError, match="debias: simpro adjusts the labeled loss of 'label' itself"):
-        start(2, debias="simpro", loss="logit_adjustment")
+        start(2, debias="simpro", loss=loss)
+    start(2, debias="simpro", loss={"type": "mixture", "args": {"parts": ["focal", "cross_entropy"]}})
+
+
+@pytest.mark.parametrize(
+    ("switches", "said"),
+    [
+        (
+            {"threshold": {"type": "fixed", "args": {"value": 1.5}}},
+            "test: trainer.args.threshold.args: fixed: value must be in (0, 1], got 1.5",
+        ),
+        (
+            {"align": {"label": {"type": "prior", "args": {"momentum": 2.0}}, "default": None}},
+            "test: trainer.args.align.label.args: prior: momentum must be in [0, 1), got 2.0",
+        ),
+        (
+            {"debias": {"default": {"type": "logit_adjustment", "args": {"tau": -1.0}}}},
+            "test: trainer.args.debias.default.args: logit_adjustment: tau must be at least 0, got -1.0",
+        ),
+        (
+            {"debias": {"type": "logit_adjustment", "args": {"weak_tau": -0.5}}},
+            "test: trainer.args.debias.args: logit_adjustment: weak_tau must be at least 0, got -0.5",
+        ),
+        (
+            {"abc_threshold": 0.9},
+            "test: trainer.args.abc_threshold: needs arch.args.head abc",
+        ),
+        (
+            {"warm_up_epochs": 2},
+            "test: trainer.args.warm_up_epochs: 2 epochs of warm-up leave none of 2 to learn from unlabeled images; "
+            "set it below trainer.epochs, 0 is none",
+        ),
+    ],
+)
+def test_a_refused_value_is_named_with_its_file_key_and_head(start, switches: dict[str, Any], said: str):
+    with pytest.raises(ConfigError) as error:
+        start(2, **switches)
+    assert error.value.problems == [said]
+
+
+def test_a_warm_up_of_the_whole_run_is_refused_but_told_where_a_trial_is_short(tmp_path, tiny_faces, in_process):
+    """One epoch of a config with a warm-up of one, and fewer steps than its schedule's warm-up, by -s; then resumed."""
+    config = write_config(tmp_path, tiny_faces, data_loader={"num_workers": 0})
+    refused = ("-s", "trainer.epochs=1", "-s", "trainer.args.warm_up_epochs=1")
+    done = in_process("train.py", "-c", str(config), *refused)
+    assert (
+        done.code == 2 and "error: -s trainer.args.warm_up_epochs=1: trainer.args.warm_up_epochs: 1 epochs" in done.err
+    )
+    trial = ("-s", "trainer.epochs=1", "-s", "trainer.steps_per_epoch=2", "--run-id", "x")
+    done = in_process("train.py", "-c", str(config), *trial)
+    assert done.code == 0, done.err
+    log = (tmp_path / "saved" / "tiny" / "x" / "train.log").read_text()
+    assert "warning: trainer.args.warm_up_epochs: 1 epochs of warm-up leave none of 1 to learn" in log
+    assert "lr_scheduler.args.warm_up: the run has 2 steps, so it is 2" in log
+    last = str(tmp_path / "saved" / "tiny" / "x" / "checkpoints" / "last.pth")
+    done = in_process("train.py", "-r", last, "-s", "trainer.epochs=2")
+    assert done.code == 0 and rows(tmp_path / "saved" / "tiny" / "x")[-1]["train/hue/pass_rate"] != ""
+    for changes in ("lr_scheduler.args.warm_up=-1", "lr_scheduler.args.warm_up=49", "lr_scheduler.args.total_steps=-2"):
+        done = in_process("train.py", "-c", str(config), "-s", changes)
+        assert done.code == 2 and "lr_scheduler.args: cosine_716: " in done.err, done.err
+    done = in_process("train.py", "-c", str(config), "-s", "trainer.args.threshold.args.value=1.5")
+    assert done.err.startswith(
+        "error: -s trainer.args.threshold.args.value=1.5: trainer.args.threshold.args: fixed: value must be in (0, 1]"
+    )
+
+
+def gradient(trainer, step: int = 3) -> Tensor:
+    trainer.parts.optimizer.zero_grad()
+    torch.manual_seed(step)
+    trainer.training_step(batch(step, 3)).backward()
+    return torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trainer.model.parameters()]
+    )
+
+
+@pytest.mark.parametrize("ramp_up", [0.0, 1.0])
+@pytest.mark.parametrize("switch", ["fairness", "abc"])
+def test_terms_of_switches_have_factors_of_their_own(start, switch: str, ramp_up: float):
+    """What w_f and abc_weight add to the gradient is in proportion to them and the same for every lambda_u."""
+    added = []
+    for lambda_u, factor in ((1.0, 0.02), (0.0, 0.02), (3.0, 0.04)):
+        found = []
+        for f in (0.0, factor):
+            args: dict[str, Any] = {"threshold": {"type": "freematch", "args": {"w_f": f}}}
+            if switch == "abc":
+                args = {"threshold": FIXED, "abc_weight": f, "abc_threshold": 0.4}
+            trainer = start(3, switch == "abc", **args, lambda_u=lambda_u, ramp_up=ramp_up)
+            trainer.step = 2
+            found.append(gradient(trainer))
+        added.append((found[1] - found[0]) / factor)
+    assert float(added[0].norm()) > 1e-2
+    for other in added[1:]:
+        torch.testing.assert_close(other, added[0], rtol=1e-3, atol=1e-4)
+
+
+def test_abc_threshold_is_that_of_the_second_classifier(start):
+    """Above every confidence, its loss is that of the labeled rows alone."""
+    losses = []
+    for value in (1.0, 0.1):
+        trainer = start(3, True, threshold=FIXED, abc_threshold=value)
+        gradient(trainer)
+        losses.append(float(trainer.sums.read()["mean/loss_further"]))
+    assert losses[0] == 0 < losses[1]
+
+
+def test_a_class_without_labels_is_one_row_for_debiasing_as_for_the_loss():
+    counts, logits = torch.tensor([90.0, 9.0, 0.0]), torch.randn(8, 3)
+    labels = torch.arange(8) % 3
+    adjusted = debias.logit_adjustment(counts, tau=0.7)
+    expected = logit_adjustment(logits, labels, counts, tau=0.7)
+    torch.testing.assert_close(F.cross_entropy(adjusted.student(logits), labels, reduction="none"), expected)
+    assert float(adjusted.log_prior[2]) == pytest.approx(np.log(1 / 100), abs=1e-6)
+    with pytest.raises(ValueError, match="tau must be at least 0"):
+        logit_adjustment(logits, labels, counts, tau=-1.0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("corrected", [True, False])
+def test_softmatch_per_class_equals_float64(classes: int, corrected: bool):
+    """A mean and a variance per predicted class; rare classes are missing from some batches, or there with one row."""
+    rng, momentum, n_sigma = np.random.default_rng(classes), 0.8, 1.5
+    args = {"momentum": momentum, "n_sigma": n_sigma, "per_class": True, "bias_correction": corrected}
+    labeler = build_labeler(NAMES[:classes], torch.ones(classes), {"type": "softmatch", "args": args}, None, None)
+    mean, variance = np.full(classes, 1 / classes), np.ones(classes)
+    updates = np.zeros((2, classes))
+    rows_seen = set()
+    for _ in range(25):
+        logits = rng.normal(0, 2, (12, classes)) - 3.0 * np.arange(classes)
+        probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        confidence, predicted = probs.max(axis=1), probs.argmax(axis=1)
+        for c in range(classes):
+            own = confidence[predicted == c]
+            rows_seen.add(min(len(own), 2))
+            for number, running, new in ((0, mean, own.mean), (1, variance, partial(own.var, ddof=1))):
+                if len(own) > number:
+                    n = updates[number, c]
+                    k = min(momentum, n / (n + 1)) if corrected else momentum
+                    running[c] = k * running[c] + (1 - k) * new()
+                    updates[number, c] += 1
+        below = np.minimum(confidence - mean[predicted], 0)
+        weight = np.exp(-(below**2) / np.maximum(2 * variance[predicted] / n_sigma**2, 1e-12))
+        labels = labeler(torch.from_numpy(logits).float())
+        np.testing.assert_allclose(labels.weight, weight, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(labeler.threshold.per_class(classes), mean, rtol=1e-5)
+        np.testing.assert_allclose(labeler.threshold.variance.value, variance, rtol=1e-4, atol=1e-7)
+    assert rows_seen == {0, 1, 2}
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -244,7 +401,8 @@ def test_crest_plus_temperature():
 
 # Several processes ---------------------------------------------------------------------------------------------------
 
-SHARED = ["flexmatch", "freematch", "softmatch", "adamatch", "crest_plus", "debiaspl", "simpro", "everything"]
+SHARED = ["flexmatch", "freematch", "softmatch", "softmatch per class", "adamatch", "crest_plus", "debiaspl", "simpro"]
+SHARED += ["everything"]
 
 
 def shared_steps(method: str, rank: int, size: int) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from data_loader.face_data import FaceData
 from data_loader.hidden_labels import hide_labels
@@ -15,7 +16,9 @@ from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels, prepare_labels
 from data_loader.readers import MaskFaces
 from tests.test_mask_faces import competition, refused
-from utils.config import config_from_dict, load_config
+from trainer.build import build_trainer
+from utils.config import apply_overrides, config_from_dict, load_config
+from utils.distributed import World
 from utils.errors import ConfigError
 
 PEOPLE = [(f"{n:06d}", ("male", "female")[n % 2], (25, 45, 60)[n % 3]) for n in range(60)]
@@ -108,6 +111,35 @@ def test_unlabeled_streams_follow_labels_that_may_be_seen_and_no_others(root: Pa
     joint = hide_labels(MaskFaces(str(root), joint=True), split, {"count": 40})
     units = units_of(joint, {"mask": "wear"}, "x")  # the column of names still tells what is hidden
     assert len(np.unique(units[~joint.labeled])) == (~joint.labeled).sum()
+
+
+@pytest.mark.parametrize("kind", ["FixMatchTrainer", "PseudoLabelTrainer"])
+def test_flexmatch_remembers_every_photo_that_a_pass_may_show(root: Path, tmp_path: Path, kind: str):
+    """One pass has one photo of a person, the next another; what was predicted for one is not taken for the other's."""
+    config = config_of(
+        root,
+        trainer=kind,
+        data_loader={"one_per_group": {"mask": "wear"}, "batch_size": 36, "unlabeled_ratio": 2, "num_workers": 0},
+        views={"size": 32},
+        arch={"type": "FaceClassifier", "args": {"backbone": "test_efficientnet", "pretrained": False}},
+    )
+    changes = ["trainer.args.threshold=flexmatch", "trainer.ema=null", f"trainer.save_dir={tmp_path}"]
+    config = apply_overrides(config, changes)
+    trainer = build_trainer(config, torch.device("cpu"), World(), {}, tell=lambda _: None).trainer
+    stream, expected = trainer.data.streams["unlabeled"][0], {}
+    trainer.classes = {"mask": trainer.classes["mask"]}
+    rng = torch.Generator().manual_seed(0)
+    for number in range(12):
+        shown = torch.from_numpy(stream.take(72 * number, 72))
+        labels = torch.randint(0, 3, (72,), generator=rng)
+        logits = {"mask": 9.0 * F.one_hot(labels, 3).float()}
+        batch = {"labeled": {"target": {"mask": labels}}, "unlabeled": {"row": shown}}
+        list(trainer.pseudo_labels(batch, logits, logits))
+        expected |= dict(zip(shown.tolist(), labels.tolist()))
+    stored = trainer.labeler("mask").threshold.labels
+    found = {int(row): int(label) for row, label in zip(trainer.unlabeled_rows, stored) if label >= 0}
+    assert found == expected and len(found) > len(stream.rows), "members of a group share a place"
+    assert len(stored) == (trainer.data.labels.split == "train").sum() == 336
 
 
 def test_labels_that_differ_within_a_group_are_units_of_their_own():

@@ -27,6 +27,8 @@ class FixMatchTrainer(SemiSupervisedTrainer):
     in the paper; `separate` computes the weak view without gradient, which is cheaper and the same where no layer
     mixes rows; `auto` chooses `joint` for networks with batch norm.
     selective: compute only those strong rows that have a weight; the same loss, since the others add nothing to it.
+    abc_threshold: of the pseudo-labels of the second classifier (`arch.args.head` abc), in (0, 1].
+    abc_weight: factor of its losses, at least 0; lambda_u does not change them.
     on_collapse: what follows two epochs in a row with warnings of the collapse guard: nothing (`warn`), alignment to
         the labels' prior where none is configured (`align`), a second warm-up (`warm_up`), the end of the run (`stop`).
     """
@@ -43,6 +45,8 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         warm_up_epochs: int = 0,
         weak_forward: Literal["auto", "joint", "separate"] = "auto",
         selective: bool = False,
+        abc_threshold: float = 0.95,
+        abc_weight: float = 1.0,
         on_collapse: OnCollapse = "warn",
     ):
         self.selective = selective
@@ -56,6 +60,8 @@ class FixMatchTrainer(SemiSupervisedTrainer):
             lambda_u=lambda_u,
             ramp_up=ramp_up,
             warm_up_epochs=warm_up_epochs,
+            abc_threshold=abc_threshold,
+            abc_weight=abc_weight,
             on_collapse=on_collapse,
         )
         self.joint = weak_forward == "joint" or (weak_forward == "auto" and self.model.has_batch_norm)

@@ -19,6 +19,8 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
     FixMatch without the strong view, its baseline: the switches are the same. Labeled and unlabeled rows are computed
     in one pass, the unlabeled ones without dropout in the head.
     warm_up_epochs: labeled rows only. ramp_up: share of the steps after them in which lambda_u grows linearly from 0.
+    abc_threshold: of the pseudo-labels of the second classifier (`arch.args.head` abc), in (0, 1].
+    abc_weight: factor of its losses, at least 0; lambda_u does not change them.
     on_collapse: what follows two epochs in a row with warnings of the collapse guard: nothing (`warn`), alignment to
         the labels' prior where none is configured (`align`), a second warm-up (`warm_up`), the end of the run (`stop`).
     """
@@ -35,6 +37,8 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
         lambda_u: float = 1.0,
         ramp_up: float = 0.4,
         warm_up_epochs: int = 0,
+        abc_threshold: float = 0.95,
+        abc_weight: float = 1.0,
         on_collapse: OnCollapse = "warn",
     ):
         super().__init__(
@@ -45,6 +49,8 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
             lambda_u=lambda_u,
             ramp_up=ramp_up,
             warm_up_epochs=warm_up_epochs,
+            abc_threshold=abc_threshold,
+            abc_weight=abc_weight,
             on_collapse=on_collapse,
         )
 

@@ -47,9 +47,12 @@ class SemiSupervisedTrainer(RampUpTrainer):
         lambda_u: float,
         ramp_up: float,
         warm_up_epochs: int,
+        abc_threshold: float,
+        abc_weight: float,
         on_collapse: OnCollapse,
     ):
-        self.unlabeled_rows, self.labelers = build_labelers(parts, threshold, align, debias)
+        of_abc = {"threshold": abc_threshold, "weight": abc_weight}
+        self.unlabeled_rows, self.labelers = build_labelers(parts, threshold, align, debias, of_abc)
         self.guard, self.on_collapse, self.signs = CollapseGuard(), on_collapse, list[Sign]()
         if on_collapse == "align":
             stand_by(self.labelers, parts)

@@ -11,11 +11,16 @@ class BalancedHead(nn.Module):
     """The losses of one head's auxiliary classifier, which rows of frequent classes enter with a lower probability.
 
     class_counts [C]: labels in use per class. threshold: of the auxiliary classifier's own pseudo-labels, in (0, 1].
+    weight: factor of both losses, at least 0. Raises ValueError for others.
     """
 
-    def __init__(self, class_counts: Tensor, threshold: float = 0.95):
+    def __init__(self, class_counts: Tensor, threshold: float = 0.95, weight: float = 1.0):
         super().__init__()
-        self.threshold = threshold
+        if not 0 < threshold <= 1:
+            raise ValueError(f"abc_threshold must be in (0, 1], got {threshold}")
+        if weight < 0:
+            raise ValueError(f"abc_weight must be at least 0, got {weight}")
+        self.threshold, self.weight = threshold, weight
         self.keep: Tensor
         counts = class_counts.float().clamp(min=1)
         self.register_buffer("keep", counts.min() / counts, persistent=False)
@@ -29,20 +34,20 @@ class BalancedHead(nn.Module):
         return 1 - progress * (1 - self.keep[target])
 
     def labeled_loss(self, logits: Tensor, labels: Tensor, drawn: Tensor | None = None) -> Tensor:
-        """Cross entropy of logits [L, C] over the drawn rows, divided by ALL rows with a label.
+        """`weight` · cross entropy of logits [L, C] over the drawn rows, divided by ALL rows with a label.
 
         drawn [L]: 0 or 1 for each row in place of a draw with `keep_labeled`.
         """
         drawn = torch.bernoulli(self.keep_labeled(labels)) if drawn is None else drawn
         loss = F.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")
-        return (loss * drawn).sum() / (labels >= 0).sum().clamp(min=1)
+        return self.weight * (loss * drawn).sum() / (labels >= 0).sum().clamp(min=1)
 
     def consistency_loss(self, weak: Tensor, strong: Tensor, progress: float, drawn: Tensor | None = None) -> Tensor:
-        """Cross entropy of the strong view of confident rows that are drawn, averaged over ALL U rows.
+        """`weight` · cross entropy of the strong view of confident rows that are drawn, averaged over ALL U rows.
 
         weak, strong: logits [U, C]. drawn [U]: 0 or 1 for each row in place of a draw with `keep_unlabeled`.
         """
         confidence, target = weak.detach().float().softmax(dim=1).max(dim=1)
         drawn = torch.bernoulli(self.keep_unlabeled(target, progress)) if drawn is None else drawn
         loss = F.cross_entropy(strong.float(), target, reduction="none")
-        return (loss * (confidence >= self.threshold) * drawn).mean()
+        return self.weight * (loss * (confidence >= self.threshold) * drawn).mean()

@@ -46,17 +46,19 @@ class logit_adjustment(Debias):
     """Consistency loss on z_s + tau · log prior (balanced softmax, Ren et al. 2020; Menon et al. 2021, eq. 10).
 
     It is the unlabeled twin of `loss: logit_adjustment`: the network's own logits stay those of balanced classes, and
-    weak views are read as z_w + weak_tau · log prior.
+    weak views are read as z_w + weak_tau · log prior. A class without a label counts as one row, as in that loss.
 
-    tau: strength for strong views.
-    weak_tau: strength for weak views, left out: tau. 1 is the posterior under the labels' class distribution, in which
-        a rare class needs far more evidence to pass a threshold than a common one; 0 asks the same evidence of all.
+    tau: strength for strong views, at least 0.
+    weak_tau: strength for weak views, at least 0, left out: tau. 1 is the posterior under the labels' class
+        distribution, in which a rare class needs far more evidence to pass a threshold than a common one; 0 asks the
+        same evidence of all.
     """
 
     def __init__(self, class_counts: Tensor, *, tau: float = 1.0, weak_tau: float | None = None):
         super().__init__()
-        prior = class_counts.double().clamp(min=1e-12)
-        self.weak_tau, self.tau = tau if weak_tau is None else weak_tau, tau
+        _check_tau(tau)
+        self.weak_tau, self.tau = _check_tau(tau if weak_tau is None else weak_tau, "weak_tau"), tau
+        prior = class_counts.double().clamp(min=1)
         self.log_prior: Tensor
         self.register_buffer("log_prior", (prior / prior.sum()).log().float())
 
@@ -148,9 +150,10 @@ class simpro(Debias):
         self.steps += 1
 
 
-def _check_tau(tau: float) -> None:
+def _check_tau(tau: float, name: str = "tau") -> float:
     if tau < 0:
-        raise ValueError(f"tau must be at least 0, got {tau}")
+        raise ValueError(f"{name} must be at least 0, got {tau}")
+    return tau
 
 
 def _log(shares: Tensor) -> Tensor:

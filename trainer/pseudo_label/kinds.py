@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,25 +34,34 @@ PSEUDO_LABEL_KINDS = {
 Switch = dict[str, Any] | str | None
 
 
-def build_labelers(parts: Parts, threshold: Switch, align: Switch, debias: Switch) -> tuple[Tensor, nn.ModuleDict]:
-    """The numbers of the run's unlabeled rows, ascending int64 [N], and a PseudoLabeler for each head.
+def build_labelers(
+    parts: Parts, threshold: Switch, align: Switch, debias: Switch, abc: Mapping[str, float]
+) -> tuple[Tensor, nn.ModuleDict]:
+    """The numbers of the rows that may come up unlabeled, ascending int64 [N], and a PseudoLabeler for each head.
 
-    A switch is the same for all heads or {head or "default": switch}. Raises ConfigError for a head that there is not.
+    A switch is the same for all heads or {head or "default": switch}. abc: arguments of BalancedHead.
+    Raises ConfigError for a head that there is not.
     """
     switches = {"threshold": threshold, "align": align, "debias": debias}
     for kind, switch in switches.items():
         _check_heads(switch, parts.data.classes, parts.config.where(f"trainer.args.{kind}"))
-    streams = getattr(parts.data, "streams", {})
-    rows = torch.as_tensor(streams["unlabeled"][0].rows if "unlabeled" in streams else [], dtype=torch.int64)
+    for key in ("abc_threshold", "abc_weight"):
+        if key in parts.config.trainer.args and parts.model.balanced_heads is None:
+            raise ConfigError(f"{parts.config.where(f'trainer.args.{key}')}: needs arch.args.head abc")
+    rows = _unlabeled_rows(parts.data)
     labelers = {}
     for head, names in parts.data.classes.items():
         counts = parts.data.class_counts[head]
-        own = {kind: _of_head(switch, head) for kind, switch in switches.items()}
-        labelers[head] = build_labeler(names, counts, **own, unlabeled_rows=len(rows))
+        chosen = {kind: _of_head(switch, head) for kind, switch in switches.items()}
+        own = {kind: switch for kind, (_, switch) in chosen.items()}
+        places = {kind: f"trainer.args.{kind}{key}" for kind, (key, _) in chosen.items()}
+        labelers[head] = build_labeler(
+            names, counts, **own, unlabeled_rows=len(rows), places=places, where=parts.config.where
+        )
         _check_loss(parts.config, head, labelers[head])
         if parts.model.balanced_heads is not None:
-            labelers[head].balanced = BalancedHead(counts)
-    return rows.sort().values.to(parts.device), nn.ModuleDict(labelers).to(parts.device)
+            labelers[head].balanced = BalancedHead(counts, **abc)
+    return rows.to(parts.device), nn.ModuleDict(labelers).to(parts.device)
 
 
 def build_labeler(
@@ -62,10 +71,13 @@ def build_labeler(
     align: Switch,
     debias: Switch,
     unlabeled_rows: int = 0,
+    places: Mapping[str, str] | None = None,
+    where: Callable[[str], str] = str,
 ) -> PseudoLabeler:
     """class_counts [C]: labels in use per class. A switch is a name or {"type", "args"}; null or "none" is off.
 
-    unlabeled_rows: how many unlabeled rows the run has, for thresholds that remember each of them.
+    unlabeled_rows: how many unlabeled rows the run has, for thresholds that remember each of them. places: {kind: key
+    of the config}, where: as Config.where, for messages.
     """
     provided = {"class_counts": class_counts, "classes": len(classes), "unlabeled_rows": unlabeled_rows}
     modules: list[Any] = []
@@ -74,10 +86,31 @@ def build_labeler(
         if component is None or component["type"] == "none":
             modules.append(None)
             continue
-        kinds = PSEUDO_LABEL_KINDS[kind]
+        kinds, place = PSEUDO_LABEL_KINDS[kind], (places or {}).get(kind, f"trainer.args.{kind}")
         given = {name: value for name, value in provided.items() if name in kinds.provided}
-        modules.append(kinds.build(component, f"trainer.args.{kind}", **given))
+        try:
+            modules.append(kinds.build(component, place, **given))
+        except ConfigError as error:
+            raise ConfigError(_with_source(line, place, component, where) for line in error.problems) from error
     return PseudoLabeler(classes, class_counts, *modules)
+
+
+def _with_source(line: str, place: str, component: Mapping[str, Any], where: Callable[[str], str]) -> str:
+    """A problem of the component at `place`, after the file or -s that brought the argument that it is about."""
+    said = line.removeprefix(place).replace(":", " ").split()
+    named = next((word for word in said if word in component.get("args", {})), None)
+    key = place if named is None else f"{place}.args.{named}"
+    return where(key).removesuffix(key) + line
+
+
+def _unlabeled_rows(data: Any) -> Tensor:
+    """int64 [N], ascending: with one_per_group every training row, since a pass may show any member of a group."""
+    data = getattr(data, "data", data)  # features of a frozen backbone hold the FaceData that they were made from
+    stream, _ = getattr(data, "streams", {}).get("unlabeled", (None, 0))
+    if stream is None:
+        return torch.empty(0, dtype=torch.int64)
+    rows = stream.rows if getattr(stream, "one_of", None) is None else data.labels.rows("train")
+    return torch.as_tensor(rows, dtype=torch.int64).sort().values
 
 
 def _check_heads(switch: Switch, heads: Mapping[str, Any], where: str) -> None:
@@ -92,15 +125,25 @@ def _check_heads(switch: Switch, heads: Mapping[str, Any], where: str) -> None:
         raise ConfigError(f"{where}: nothing for the head '{left[0]}' and no 'default'")
 
 
-def _of_head(switch: Switch, head: str) -> Switch:
+def _of_head(switch: Switch, head: str) -> tuple[str, Switch]:
+    """(key below the switch, the switch) of a head."""
     if isinstance(switch, dict) and is_per_head(switch):
-        return switch[head] if head in switch else switch["default"]
-    return switch
+        key = head if head in switch else "default"
+        return f".{key}", switch[key]
+    return "", switch
+
+
+def _adjusts_logits(loss: Mapping[str, Any] | str) -> bool:
+    """Whether a loss, or a part of a mixture, adjusts logits by the labels' distribution."""
+    name, args = (loss, {}) if isinstance(loss, str) else (loss["type"], loss.get("args", {}))
+    return name == "logit_adjustment" or any(_adjusts_logits(part) for part in args.get("parts", ()))
 
 
 def _check_loss(config: Config, head: str, labeler: PseudoLabeler) -> None:
     loss = config.loss.get(head, config.loss.get("default")) if isinstance(config.loss, dict) else config.loss
-    if labeler.debias is not None and labeler.debias.adjusts_labeled and loss and loss.type == "logit_adjustment":
+    if labeler.debias is None or not labeler.debias.adjusts_labeled or loss is None:
+        return
+    if _adjusts_logits({"type": loss.type, "args": loss.args}):
         raise ConfigError(
             f"{config.where('trainer.args.debias')}: {type(labeler.debias).__name__} adjusts the labeled loss of "
             f"'{head}' itself; set loss.type to cross_entropy"

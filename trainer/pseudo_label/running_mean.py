@@ -11,10 +11,11 @@ class RunningMean(nn.Module):
 
     start: the value before the first update. bias_correction: k at update n (from 0) is min(momentum, n / (n + 1)), a
     plain mean of the first 1 / (1 − momentum) values, so `start` leaves no trace; else `start` fades with momentum^n,
-    as in most published code, which a run of a few hundred steps never gets rid of at 0.999.
+    as in most published code, which a run of a few hundred steps never gets rid of at 0.999. each: every entry has
+    updates of its own.
     """
 
-    def __init__(self, start: Tensor, momentum: float, bias_correction: bool = True):
+    def __init__(self, start: Tensor, momentum: float, bias_correction: bool = True, each: bool = False):
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
@@ -22,10 +23,10 @@ class RunningMean(nn.Module):
         self.value: Tensor
         self.updates: Tensor
         self.register_buffer("value", start.float().clone())
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("updates", torch.zeros(start.shape if each else (), dtype=torch.int64))
 
     def forward(self, new: Tensor, valid: Tensor | bool = True) -> Tensor:
-        """Take `new` in, unless `valid` is false, and return the mean."""
+        """Take `new` in where `valid` (of all entries, or of `each`) is true, and return the mean."""
         keep = (self.updates / (self.updates + 1)).clamp(max=self.momentum) if self.bias_correction else self.momentum
         valid = torch.as_tensor(valid, device=self.value.device)
         self.value.copy_(torch.where(valid, keep * self.value + (1 - keep) * new, self.value))

@@ -31,7 +31,7 @@ class Threshold(nn.Module, ABC):
         return batch.target
 
     def regularization(self, strong_logits: Tensor, weight: Tensor) -> Tensor | None:
-        """A further term of the unlabeled loss, from this process's strong-view logits [U, C] and weights [U]."""
+        """A term of the loss beside lambda_u · L_u, from this process's strong-view logits [U, C] and weights [U]."""
         return None
 
 
@@ -75,8 +75,8 @@ class flexmatch(Threshold):
         self.register_buffer("used", torch.zeros(classes), persistent=False)
 
     def forward(self, batch: WeakBatch) -> Tensor:
-        if batch.rows is None:
-            raise ValueError("flexmatch needs to know which rows the batch has")
+        if batch.rows is None or not len(self.labels):
+            raise ValueError("flexmatch needs to know which rows there are, and which of them the batch has")
         self.used.copy_(self.value * self.learned / (2 - self.learned))
         weight = batch.confidence.ge(self.used[batch.target]).to(batch.probs.dtype)
         confident = batch.confidence.ge(self.value)
@@ -101,8 +101,8 @@ class freematch(Threshold):
 
     T_c = t · p_c / max p with running means t of the confidence and p of the probabilities, updated before they are
     used. The fairness term w_f · Σ a log b draws the classes of the strong view towards those of the weak view; a and b
-    are mean probabilities divided by the histogram of predictions. It is a part of the unlabeled loss: lambda_u and its
-    ramp hold for it too.
+    are mean probabilities divided by the histogram of predictions. It is a term of its own, as published: neither
+    lambda_u nor its ramp changes w_f.
 
     momentum: of the running means, in [0, 1).
     w_f: factor of the fairness term, at least 0; with two classes not above 0.01.
@@ -165,6 +165,8 @@ class softmatch(Threshold):
     exp(−(m − μ)² / (2 σ² / n_sigma²)) below the running mean μ of the confidence m, 1 above it. The confidence is that
     after `align` (the paper: uniform).
 
+    per_class: μ and σ² of the rows predicted as each class, so that a class with low confidence is not weighted down by
+        the others. μ_c moves with every batch that has a row of class c, σ²_c with one that has two.
     n_sigma: above 0; the larger, the sharper.
     momentum: of μ and σ², in [0, 1).
     labels: pseudo-labels from probabilities before alignment, as in the paper, or after it, as suits alignment to a
@@ -179,20 +181,34 @@ class softmatch(Threshold):
         n_sigma: float = 2.0,
         momentum: float = 0.99,
         labels: Literal["unaligned", "aligned"] = "unaligned",
+        per_class: bool = False,
         bias_correction: bool = True,
     ):
         super().__init__()
         if n_sigma <= 0:
             raise ValueError(f"n_sigma must be above 0, got {n_sigma}")
-        self.n_sigma, self.labels = n_sigma, labels
-        self.mean = RunningMean(torch.tensor(1 / classes), momentum, bias_correction)
-        self.variance = RunningMean(torch.tensor(1.0), momentum, bias_correction)
+        self.n_sigma, self.labels, self.of_classes = n_sigma, labels, per_class
+        start = torch.full((classes,) if per_class else (), 1 / classes)
+        self.mean = RunningMean(start, momentum, bias_correction, each=per_class)
+        self.variance = RunningMean(torch.ones_like(start), momentum, bias_correction, each=per_class)
 
     def forward(self, batch: WeakBatch) -> Tensor:
-        mean = self.mean(batch.confidence.mean())
-        variance = self.variance(batch.confidence.var(correction=min(1, len(batch.confidence) - 1)))
+        if self.of_classes:
+            mean, variance = (of_class[batch.target] for of_class in self._move_classes(batch))
+        else:
+            mean = self.mean(batch.confidence.mean())
+            variance = self.variance(batch.confidence.var(correction=min(1, len(batch.confidence) - 1)))
         below = (batch.confidence - mean).clamp(max=0)
         return torch.exp(-(below**2) / (2 * variance / self.n_sigma**2).clamp(min=_EPSILON))
+
+    def _move_classes(self, batch: WeakBatch) -> tuple[Tensor, Tensor]:
+        """The running mean and variance [C] after the rows of this batch."""
+        of_class = one_hot(batch.target, len(self.mean.value))
+        rows = of_class.sum(dim=0)
+        mean = (of_class * batch.confidence[:, None]).sum(dim=0) / rows.clamp(min=1)
+        squares = of_class * (batch.confidence[:, None] - mean).square()
+        variance = squares.sum(dim=0) / (rows - 1).clamp(min=1)
+        return self.mean(mean, valid=rows > 0), self.variance(variance, valid=rows > 1)
 
     def target(self, batch: WeakBatch) -> Tensor:
         return batch.target if self.labels == "aligned" else batch.unaligned.argmax(dim=1)
