@@ -1,213 +1,202 @@
 """What unlabeled images are worth: methods × label counts × seeds on one split, with paired differences.
 
     python benchmarks/semi_supervised.py -c configs/demo/fixmatch_hair.json --labels 100 --seeds 0 1 2
-    python benchmarks/semi_supervised.py -c configs/fixmatch_bangs_cpu.json --labels 100 200 400 --methods core
-        -s arch.args.weights=FILE                                                          (one line)
+    python benchmarks/semi_supervised.py -c configs/fixmatch_bangs_cpu.json --labels 100 200 400 --test-share 0.3
+        --jobs 2 -s arch.args.weights=FILE                                                 (one line)
 
 A seed draws other labels, another initialisation and other batches; the split stays, so that methods are compared seed
-by seed. Finished runs are read, not repeated, and unfinished ones continue. With all labels a step has as many images
-as FixMatch reads in one. Writes OUT/table.csv (a row per run) and OUT/table.md.
+by seed. Finished runs in OUT are read, not repeated, and unfinished ones continue: the same command goes on after a
+stop. A run in OUT that had another config is refused. With all labels a step has as many images as FixMatch reads in
+one. Writes OUT/table.csv (a row per run and head), OUT/table.md, and what each run says to OUT/log/NAME.log.
+
+Exit codes: 0 done; 1 a run failed (the table has the others); 2 the input is wrong or OUT has runs of another config.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
+import signal
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, f1_score
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from benchmarks.frozen_features import logistic_regression  # noqa: E402
-from utils.config import load_config  # noqa: E402
+from benchmarks.methods import CORE, GROUPS, METHODS  # noqa: E402
+from benchmarks.semi_supervised_runs import Bench, Run, RunFailed  # noqa: E402
+from benchmarks.semi_supervised_scores import Rows, Scoring  # noqa: E402
+from benchmarks.semi_supervised_table import in_order, summary  # noqa: E402
+from data_loader.prepare_labels import prepare_labels  # noqa: E402
+from utils.command import exit_codes  # noqa: E402
+from utils.config import Config, load_config  # noqa: E402
+from utils.errors import UserError  # noqa: E402
+from utils.files import atomic_write  # noqa: E402
+from utils.run_folder import lock  # noqa: E402
 
-SUPERVISED = ["trainer.type=SupervisedTrainer"]
-PUBLISHED = [
-    "loss.type=cross_entropy",
-    "trainer.evaluation_prior=0",
-    "trainer.args.align=null",
-    "trainer.args.debias=null",
-    "views.train=flip_translate",
-    "views.strong=randaugment",
-]
-BASELINE = "adjusted"
-METHODS: dict[str, tuple[str, list[str]]] = {
-    "frozen": ("logistic regression on frozen features, balanced class weights", []),
-    "supervised": (
-        "supervised, cross entropy",
-        [*SUPERVISED, "loss.type=cross_entropy", "trainer.evaluation_prior=0"],
-    ),
-    "adjusted": ("supervised, logit adjustment", SUPERVISED),
-    "published": ("FixMatch as published", PUBLISHED),
-    "published-align": ("FixMatch as published + align prior", [*PUBLISHED, "trainer.args.align=prior"]),
-    "fixmatch": ("FixMatch as the config has it", []),
-    **{
-        f"{name}": (f"as the config, {key} {name}", [f"trainer.args.{key}={name}"])
-        for key, names in (
-            ("threshold", ("flexmatch", "freematch", "softmatch", "adamatch")),
-            ("align", ("uniform", "estimated", "crest_plus")),
-            ("debias", ("debiaspl", "simpro")),
-        )
-        for name in names
-    },
-    "no-align": ("as the config, align null", ["trainer.args.align=null"]),
-    "no-debias": ("as the config, debias null", ["trainer.args.debias=null"]),
-    "abc": ("as the config, head abc", ["arch.args.head=abc", "trainer.evaluation_prior=0"]),
-    "balanced-odds": ("as the config, evaluation_prior 0", ["trainer.evaluation_prior=0"]),
-    "all": (
-        "supervised, all labels, cross entropy",
-        [*SUPERVISED, "loss.type=cross_entropy", "trainer.evaluation_prior=0"],
-    ),
-    "all-adjusted": ("supervised, all labels, logit adjustment", SUPERVISED),
-}
-CORE = ["frozen", "supervised", "adjusted", "published", "fixmatch", "all", "all-adjusted"]
-# simpro adjusts the labeled logits itself.
-METHODS["simpro"][1].append("loss.type=cross_entropy")
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("-c", "--config", type=Path, required=True, help="a FixMatch config")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--labels", type=int, nargs="+", help="label counts (default: those of the config)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*METHODS, *GROUPS], default=["core"], metavar="METHOD",
+        help=f"core ({', '.join(CORE)}), switches ({', '.join(GROUPS['switches'])}), or any of both",
+    )  # fmt: skip
+    parser.add_argument(
+        "--test-share", type=float, metavar="S", help="set split.test and score on it (default: as the config)"
+    )
+    parser.add_argument("--last", action="store_true", help="score the last epoch: nothing is chosen on valid")
+    parser.add_argument("--tta", nargs="+", default=[], metavar="VIEW", help="also score with further views: hflip, …")
+    parser.add_argument(
+        "--fit", nargs="+", default=[], choices=["thresholds", "temperature"],
+        help="also score with thresholds fitted on valid (without a test split: cross-fitted)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("saved/bench"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores (OMP_NUM_THREADS)")
+    parser.add_argument("--force", action="store_true", help="remove and repeat runs in OUT that had another config")
+    parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="for every run")
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error("--jobs: expected at least 1")
+    return arguments
 
 
 def main() -> None:
     arguments = parse_arguments()
-    runs = [
-        (method, labels, seed)
-        for seed in arguments.seeds
-        for labels in arguments.labels
-        for method in arguments.methods
-        if not (method.startswith("all") and labels != arguments.labels[0])
+    with exit_codes():
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), _stopped)
+        share = [] if arguments.test_share is None else [f"split.test={arguments.test_share}"]
+        base = load_config(arguments.config, [*arguments.set, *share])
+        bench = Bench(base, arguments.out, environment(arguments.jobs))
+        scoring = Scoring(_scored_split(base), arguments.last, arguments.tta, arguments.fit)
+        runs = plan(base, arguments.methods, arguments.labels, arguments.seeds)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        lock(arguments.out, "this table is being made")
+        check_stale(bench, runs, arguments.force)
+        rows: Rows = []
+        failed: list[str] = []
+        with closing(finish(bench, scoring, runs, arguments.jobs)) as finished:
+            for number, (run, found) in enumerate(finished, start=1):
+                if isinstance(found, Exception):
+                    failed.append(f"{run}: {found}")
+                else:
+                    rows += found
+                    write(arguments.out, rows, len(runs) - number + len(failed))
+                print(f"[{number}/{len(runs)}] {said(run, found)}", file=sys.stderr, flush=True)
+        if rows:
+            print((arguments.out / "table.md").read_text(), end="", flush=True)
+        if failed:
+            print(f"{len(failed)} of {len(runs)} runs failed:", *failed, sep="\n", file=sys.stderr)
+            sys.exit(1)
+
+
+def plan(base: Config, names: list[str], counts: list[int] | None, seeds: list[int]) -> list[Run]:
+    """All runs, the seeds one after the other. Raises UserError if a method that is named does not go with the data."""
+    hidden = base.labels.labeled is not None or counts is not None
+    pretrained = bool(base.arch.args.get("pretrained") or base.arch.args.get("weights"))
+    unsuited = {name for name, m in METHODS.items() if (m.all_labels and not hidden) or (m.frozen and not pretrained)}
+    named = [name for name in names if METHODS.get(name) and METHODS[name].all_labels and not hidden]
+    if named:
+        raise UserError(f"--methods {named[0]}: the config hides no labels; give --labels or set labels.labeled")
+    chosen = [name for name in names if name in METHODS]
+    chosen += [name for group in names if group in GROUPS for name in GROUPS[group] if name not in unsuited]
+    wanted = [name for name in METHODS if name in chosen]
+    count = getattr(base.labels.labeled, "count", None)
+    labels: list[int | str] = [*counts] if counts else ["config" if count is None else count]
+    return [
+        Run(name, number, seed)
+        for seed in dict.fromkeys(seeds)
+        for name in wanted
+        for number in dict.fromkeys(["all"] if METHODS[name].all_labels else labels)
     ]
-    table: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for run, values in zip(runs, pool.map(lambda run: score(arguments, *run), runs)):
-            method, labels, seed = run
-            count: int | str = "all" if method.startswith("all") else labels
-            table.append({"method": method, "labels": count, "seed": seed, **values})
-            print(pd.DataFrame(table[-1:]).round(4).to_string(index=False, header=len(table) == 1), flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame(table)
-    frame.to_csv(arguments.out / "table.csv", index=False)
-    text = summary(frame)
-    (arguments.out / "table.md").write_text(text)
-    print(text)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", type=Path, required=True, help="a FixMatch config with labels.labeled.count")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--labels", type=int, nargs="+", help="label counts (default: the config's)")
-    parser.add_argument(
-        "--methods", nargs="+", choices=[*METHODS, "core", "switches"], default=["core"], metavar="METHOD",
-        help=f"core ({', '.join(CORE)}), switches (all others), or any of both",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("saved/bench"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; set OMP_NUM_THREADS to share the cores")
-    parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="for every run")
-    arguments = parser.parse_args()
-    named = {"core": CORE, "switches": [name for name in METHODS if name not in CORE]}
-    chosen = [method for name in arguments.methods for method in named.get(name, [name])]
-    config = load_config(arguments.config, arguments.set)
-    if not (config.arch.args.get("pretrained") or config.arch.args.get("weights")):
-        chosen = [name for name in chosen if name != "frozen"]
-    arguments.methods = list(dict.fromkeys(chosen))
-    if arguments.labels is None:
-        labeled = config.labels.labeled
-        if labeled is None or labeled.count is None:
-            parser.error("--labels is needed: the config has no labels.labeled.count")
-        arguments.labels = [labeled.count]
-    return arguments
+def environment(jobs: int) -> dict[str, str]:
+    """That of the runs: the cores are shared, unless OMP_NUM_THREADS says otherwise."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ}
 
 
-def score(arguments: argparse.Namespace, method: str, labels: int, seed: int) -> dict[str, float]:
-    """macro F1 and average precision of the best epoch, macro F1 of the last, on the validation images."""
-    settings = [f"seed={seed}", *METHODS[method][1], *arguments.set]
-    if method.startswith("all"):
-        loader = load_config(arguments.config, arguments.set).data_loader
-        images = loader.batch_size * (1 + loader.unlabeled_ratio)
-        settings += ["labels.labeled=null", f"data_loader.batch_size={images}"]
-        run_dir = arguments.out / method / f"seed{seed}"
-    else:
-        settings += [f"labels.labeled.seed={seed}", f"labels.labeled.count={labels}"]
-        run_dir = arguments.out / method / f"labels{labels}_seed{seed}"
-    if method == "frozen":
-        true, probs = logistic_regression(load_config(arguments.config, settings), arguments.out / "features.npz")
-        predicted = probs.argmax(axis=1)
-        scores = [float(f1_score(true, predicted, average="macro"))] * 2
-        return {"best": scores[0], "last": scores[1], "ap": average_precision(true, probs), "minutes": 0.0}
-    train(arguments, run_dir, settings, method)
-    values = pd.read_csv(run_dir / "metrics.csv")
-    history = values["valid/macro_f1"]
-    ap = average_precision(*predictions(run_dir))
-    return {"best": history.max(), "last": history.iloc[-1], "ap": ap, "minutes": values["seconds"].sum() / 60}
+def check_stale(bench: Bench, runs: list[Run], force: bool) -> None:
+    """Raises UserError if OUT has runs of another config, or removes them; ConfigError if a method does not fit."""
+    for run in runs:
+        bench.config(run)
+    stale = {run: lines for run in runs if (lines := bench.stale(run))}
+    if stale and not force:
+        run, lines = next(iter(stale.items()))
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        others = f"; so are {len(stale) - 1} more" if len(stale) > 1 else ""
+        raise UserError(
+            f"{run.folder(bench.out)} is of another config: {lines[0]}{more}{others}; give another --out, or --force "
+            "to remove and repeat"
+        )
+    for run in stale:
+        bench.discard(run)
 
 
-def train(arguments: argparse.Namespace, run_dir: Path, settings: list[str], method: str) -> None:
-    """One run to its end, and the predictions of its best checkpoint."""
-    last = run_dir / "checkpoints" / "last.pth"
-    settings = [*settings, f"name={method}", f"trainer.save_dir={arguments.out}"]
-    command = ["train.py", "-c", str(arguments.config), "--run-id", run_dir.name]
-    command += [part for setting in settings for part in ("-s", setting)]
-    if not finished(run_dir):
-        call([*command, *(["-r", str(last)] if last.exists() else [])])
-    if not (run_dir / "report" / "predictions.csv").exists():
-        call(["test.py", "--resume", str(run_dir / "checkpoints" / "best.pth"), "--out", str(run_dir / "report")])
+def finish(
+    bench: Bench, scoring: Scoring, runs: list[Run], jobs: int
+) -> Generator[tuple[Run, Rows | Exception], None, None]:
+    """Each run with its rows, or what went wrong, as they finish; commands that still run in the end are stopped."""
+
+    def attempt(run: Run) -> Rows | Exception:
+        try:
+            return scoring.rows(bench, run)
+        except (RunFailed, UserError, OSError) as error:
+            return error
+
+    trained = [run for run in runs if not METHODS[run.method].frozen]
+    for run in runs:
+        if METHODS[run.method].frozen:
+            yield run, attempt(run)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        futures = {pool.submit(attempt, run): run for run in trained}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        bench.stop()
+        pool.shutdown(wait=True)
 
 
-def call(command: list[str]) -> None:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    subprocess.run(
-        [sys.executable, str(PROJECT / command[0]), *command[1:]], check=True, stdout=sys.stderr, env=environment
-    )
+def said(run: Run, found: Rows | Exception) -> str:
+    if isinstance(found, Exception):
+        return f"{run}: FAILED"
+    first = found[0]
+    return f"{run}: macro F1 {first['macro_f1']:.4f}, average precision {first['ap']:.4f} ({first['minutes']:.1f} min)"
 
 
-def finished(run_dir: Path) -> bool:
-    if not (run_dir / "metrics.csv").exists():
-        return False
-    epochs = json.loads((run_dir / "config.json").read_text())["trainer"]["epochs"]
-    return len(pd.read_csv(run_dir / "metrics.csv")) >= epochs
+def write(out: Path, rows: Rows, lacking: int) -> None:
+    """table.csv and table.md of the rows there are."""
+    table = in_order(pd.DataFrame(rows))
+    atomic_write(out / "table.csv", table.to_csv(index=False))
+    note = f"**Incomplete: {lacking} runs are not in the table.** " if lacking else ""
+    atomic_write(out / "table.md", note + summary(table))
 
 
-def predictions(run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """labels int [N] and probabilities [N, C] of the only head."""
-    table = pd.read_csv(run_dir / "report" / "predictions.csv", keep_default_na=False)
-    columns = [name for name in table if "/p/" in name]
-    names = [name.split("/p/", 1)[1] for name in columns]
-    labels = table[columns[0].split("/p/", 1)[0] + "/label"].map(names.index).to_numpy()
-    return labels, table[columns].to_numpy()
+def _scored_split(base: Config) -> str:
+    """`test` if the config or its data has labeled images for it, else `valid`."""
+    labels = prepare_labels(base, hide=False)
+    test = labels.frame.rows.loc[(labels.split == "test").to_numpy(), list(labels.frame.classes)]
+    return "test" if (test >= 0).to_numpy().any() else "valid"
 
 
-def average_precision(true: np.ndarray, probs: np.ndarray) -> float:
-    """Of the rarest class among the validation images."""
-    rare = int(np.bincount(true, minlength=probs.shape[1]).argmin())
-    return float(average_precision_score(true == rare, probs[:, rare]))
-
-
-def summary(table: pd.DataFrame) -> str:
-    """Markdown: mean ± standard deviation over seeds, and the paired difference against the adjusted baseline."""
-    lines = ["| method | labels | seeds | macro F1, best epoch | last epoch | average precision | against baseline |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for (method, labels), rows in table.groupby(["method", "labels"], sort=False):
-        cells = [METHODS[str(method)][0], str(labels), str(len(rows))]
-        cells += [mean_and_deviation(rows[name]) for name in ("best", "last", "ap")]
-        baseline = table[(table["method"] == BASELINE) & (table["labels"] == labels)].set_index("seed")["best"]
-        paired = (rows.set_index("seed")["best"] - baseline).dropna()
-        cells.append("baseline" if method == BASELINE else mean_and_deviation(paired, "+") if len(paired) else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def mean_and_deviation(values: Iterable[float], sign: str = "") -> str:
-    array = np.asarray(list(values), dtype=float)
-    text = f"{array.mean():{sign}.3f}"
-    return f"{text} ± {array.std(ddof=1):.3f}" if len(array) > 1 else text
+def _stopped(number: int, _frame: Any) -> NoReturn:
+    print("stopped; the same command continues", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""The methods that `semi_supervised.py` compares: their titles in the table, and what they change in the config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """settings: as after -s, over the config. all_labels: with the labels that the config hides."""
+
+    title: str
+    settings: tuple[str, ...] = ()
+    all_labels: bool = False
+    frozen: bool = False
+
+
+# A config may have any of these, and a table that says "cross entropy" must not depend on that.
+PLAIN_HEAD = "arch.args.head=plain"
+CROSS_ENTROPY = (
+    "loss.type=cross_entropy",
+    "loss.args.label_smoothing=0.0",
+    "loss.args.class_weight=null",
+    "trainer.evaluation_prior=0",
+)
+AS_CONFIG = "trainer.type=FixMatchTrainer"
+ADJUSTED = ("loss.type=logit_adjustment", "data_loader.sampler=random")
+SUPERVISED = ("trainer.type=SupervisedTrainer", PLAIN_HEAD)
+FIXMATCH = (
+    AS_CONFIG,
+    PLAIN_HEAD,
+    "data_loader.sampler=random",
+    "views.train=flip_translate",
+    "views.weak=flip_translate",
+    "views.strong=randaugment",
+    'trainer.args.threshold={"type": "fixed", "args": {"value": 0.95}}',
+    "trainer.args.align=null",
+    "trainer.args.debias=null",
+    "trainer.args.lambda_u=1.0",
+    "trainer.args.warm_up_epochs=0",
+    "trainer.args.ramp_up=0.0",
+    "trainer.args.on_collapse=warn",
+)
+PUBLISHED = (*FIXMATCH, *CROSS_ENTROPY)
+THRESHOLDS = ("flexmatch", "freematch", "softmatch", "adamatch")
+ABC = ("arch.args.head=abc", "trainer.evaluation_prior=0")
+
+METHODS: dict[str, Method] = {
+    "frozen": Method("logistic regression on frozen features, balanced class weights", frozen=True),
+    "supervised": Method("supervised, cross entropy", (*SUPERVISED, *CROSS_ENTROPY)),
+    "adjusted": Method("supervised, logit adjustment", (*SUPERVISED, *ADJUSTED)),
+    "pseudo_label": Method("pseudo-labels (Lee 2013), the rest as the config", ("trainer.type=PseudoLabelTrainer",)),
+    "mean_teacher": Method(
+        "mean teacher, the rest as the config", ("trainer.type=MeanTeacherTrainer", "trainer.ema=0.99", PLAIN_HEAD)
+    ),
+    "published": Method("FixMatch as published", PUBLISHED),
+    "published+align": Method("published + align prior", (*PUBLISHED, "trainer.args.align=prior")),
+    # The prior at evaluation is the config's wherever a network learns the odds of balanced classes.
+    "published+adjusted": Method(
+        "published + logit adjustment in loss and debias",
+        (*FIXMATCH, *ADJUSTED, "trainer.args.debias=logit_adjustment"),
+    ),
+    "published+debiaspl": Method("published + debias debiaspl", (*PUBLISHED, "trainer.args.debias=debiaspl")),
+    "published+simpro": Method(
+        "published + debias simpro", (*FIXMATCH, *CROSS_ENTROPY[:-1], "trainer.args.debias=simpro")
+    ),
+    "published+abc": Method("published + head abc", (*PUBLISHED, *ABC)),
+    **{
+        f"published+{name}": Method(f"published + threshold {name}", (*PUBLISHED, f"trainer.args.threshold={name}"))
+        for name in THRESHOLDS
+    },
+    "fixmatch": Method("FixMatch as the config has it", (AS_CONFIG,)),
+    **{
+        name: Method(f"as the config, {key} {name}", (AS_CONFIG, f"trainer.args.{key}={name}"))
+        for key, names in (
+            ("threshold", THRESHOLDS),
+            ("align", ("uniform", "estimated", "crest_plus")),
+            ("debias", ("debiaspl",)),
+        )
+        for name in names
+    },
+    # simpro adjusts the labeled logits itself.
+    "simpro": Method(
+        "as the config, debias simpro, cross entropy",
+        (AS_CONFIG, *CROSS_ENTROPY[:-1], "trainer.args.debias=simpro"),
+    ),
+    "no-align": Method("as the config, align null", (AS_CONFIG, "trainer.args.align=null")),
+    "no-debias": Method("as the config, debias null", (AS_CONFIG, "trainer.args.debias=null")),
+    "abc": Method("as the config, head abc", (AS_CONFIG, *ABC)),
+    "saw": Method(
+        "as the config, cross entropy with class_weight saw, debias null",
+        (AS_CONFIG, *CROSS_ENTROPY, "loss.args.class_weight=saw", "trainer.args.debias=null"),
+    ),
+    "balanced-odds": Method("as the config, evaluation_prior 0", (AS_CONFIG, "trainer.evaluation_prior=0")),
+    "all-frozen": Method("logistic regression on frozen features, all labels", all_labels=True, frozen=True),
+    "all": Method("supervised, all labels, cross entropy", (*SUPERVISED, *CROSS_ENTROPY), all_labels=True),
+    "all-adjusted": Method("supervised, all labels, logit adjustment", (*SUPERVISED, *ADJUSTED), all_labels=True),
+}
+CORE = ("frozen", "supervised", "adjusted", "published", "fixmatch", "all-frozen", "all", "all-adjusted")
+GROUPS: dict[str, Sequence[str]] = {"core": CORE, "switches": [name for name in METHODS if name not in CORE]}
