@@ -61,6 +61,7 @@ class FaceClassifier(BaseModel):
         self.weight_report: WeightReport | None = None
         if spec is not None and load_weights:
             self.weight_report = load_weights_into(self.backbone, spec, backbone)
+        self.starts_random = not pretrained and spec is None
         self.normalization: Normalization = (spec and spec.normalization) or normalization(self.backbone)
         self.required_size = required_size(self.backbone)
         self.dropout = nn.Dropout(dropout)
@@ -101,6 +102,18 @@ class FaceClassifier(BaseModel):
             return balanced
         logits = {name: linear(features) for name, linear in self.heads.items()}
         return {**logits, **{f"{name}/balanced": rows for name, rows in balanced.items()}}
+
+    def summary(self) -> str:
+        """One line: the class, its parameters, and whether something random is kept as it is."""
+        line = super().summary()
+        if not self.starts_random or not (
+            self.frozen_batch_norms or not all(p.requires_grad for p in self.backbone.parameters())
+        ):
+            return line
+        return (
+            f"{line}; warning: parts of a network that starts from random weights are frozen: give arch.args.weights or "
+            "pretrained, or set arch.args.batch_norm to train and arch.args.freeze to null"
+        )
 
     def _freeze(self, freeze: str | int | None, batch_norm: str) -> None:
         frozen = set() if freeze is None else set(parameters_up_to(self.backbone, freeze))

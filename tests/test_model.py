@@ -148,6 +148,20 @@ def test_no_batch_statistics_when_all_batch_norms_are_frozen(arguments):
     assert not FaceClassifier(HEADS, backbone="convnext_atto").has_batch_norm
 
 
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [
+        ({"batch_norm": "frozen"}, True),
+        ({"freeze": 1}, True),
+        ({}, False),
+        ({"batch_norm": "frozen", "pretrained": True}, False),
+    ],
+)
+def test_what_is_random_and_frozen_is_warned_of(arguments, warned):
+    model = FaceClassifier(HEADS, backbone=SMALL, load_weights=False, **arguments)
+    assert ("warning: parts of a network that starts from random weights are frozen" in model.summary()) == warned
+
+
 def test_check_logits_finds_probabilities():
     z = torch.randn(8, 3)
     check_logits(z, "mask")
