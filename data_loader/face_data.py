@@ -156,7 +156,7 @@ class FaceData:
         """Any rows in order, stream `eval`."""
         sampler = EvaluationSampler(rows, _EVALUATION_BATCH, self.world.rank, self.world.size)
         # Without a pipeline a row is a copy out of the cache: starting workers would cost more.
-        plain = self.dataset.views["eval"]["image"].pipeline is None and not isinstance(self.dataset.images, Decoder)
+        plain = self.dataset.views["eval"]["image"].steps == [] and not isinstance(self.dataset.images, Decoder)
         for batch in self._loader(sampler, 0 if plain else self.workers()):
             yield checked(batch)
 
