@@ -106,13 +106,12 @@ class FaceClassifier(BaseModel):
     def summary(self) -> str:
         """One line: the class, its parameters, and whether something random is kept as it is."""
         line = super().summary()
-        if not self.starts_random or not (
-            self.frozen_batch_norms or not all(p.requires_grad for p in self.backbone.parameters())
-        ):
+        keeps = self.frozen_batch_norms or not all(weight.requires_grad for weight in self.backbone.parameters())
+        if not (self.starts_random and keeps):
             return line
         return (
-            f"{line}; warning: parts of a network that starts from random weights are frozen: give arch.args.weights or "
-            "pretrained, or set arch.args.batch_norm to train and arch.args.freeze to null"
+            f"{line}; warning: parts of a network that starts from random weights are frozen: give arch.args.weights "
+            "or pretrained, or set arch.args.batch_norm to train and arch.args.freeze to null"
         )
 
     def _freeze(self, freeze: str | int | None, batch_norm: str) -> None:
