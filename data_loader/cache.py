@@ -19,6 +19,7 @@ from data_loader.pixel_store import KEY_BYTES, PixelStore, StoredImages
 from logger.progress import Progress
 from utils.errors import UserError
 from utils.file_lock import locked
+from utils.memory import available_memory
 
 Tell = Callable[[str], None]
 
@@ -54,7 +55,7 @@ def open_images(
         _for_all(lambda row: check_image(files[row], size), range(len(files)), "checking")
         return Decoder(files, size)
     if mode == "ram":
-        images = np.empty((len(files), *size, 3), np.uint8)
+        images = _in_memory(len(files), size)
 
         def decode(row: int) -> None:
             images[row] = read_image(files[row], size)
@@ -68,6 +69,21 @@ def open_images(
             f"data_loader.cache: {folder}: {error.strerror or error}; set it to ram or off, "
             "or trainer.save_dir to another disk"
         ) from error
+
+
+def _in_memory(count: int, size: tuple[int, int]) -> np.ndarray:
+    """Room for the images. Raises UserError if there is none: the system may promise it and kill us later."""
+    needed, free = count * size[0] * size[1] * 3, available_memory()
+    try:
+        if free is None or needed <= free:
+            return np.empty((count, *size, 3), np.uint8)
+    except (MemoryError, ValueError):
+        pass
+    room = f"{needed / 2**30:,.1f} GiB" + ("" if free is None else f", {free / 2**30:,.1f} are free")
+    raise UserError(
+        f"data_loader.cache: ram: {count:,} images of {size[0]}x{size[1]} pixels need {room}; set it to disk or off, "
+        "or make views.size smaller"
+    )
 
 
 def _choose(files: Sequence[Path], size: tuple[int, int], folder: Path, tell: Tell) -> str:

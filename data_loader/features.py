@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import albumentations
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import Batch, checked, start_worker
+from data_loader.decode import DECODING
 from data_loader.face_data import FaceData
+from data_loader.views import VIEWS
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.random_state import sample_seeds
@@ -59,7 +63,8 @@ class FeatureData:
         self.data, self.views, self.extract, self.folder, self.tell = data, views, extract, folder, tell
         self.classes, self.class_counts = data.classes, data.class_counts
         self.images_per_batch = data.images_per_batch
-        self.key = f"{VERSION} {key} {data.config.views.model_dump_json()}"
+        made_by = f"{VERSION} {VIEWS} {DECODING} {cv2.__version__} {albumentations.__version__}"
+        self.key = f"{made_by} {key} {data.config.views.model_dump_json()}"
         self.tables: dict[str, dict[str, Table]] = {"eval": self._tables("eval", data.evaluation_rows("valid"), 1)}
         for name, (stream, _) in data.streams.items():
             rows = np.unique(stream.rows)
@@ -125,12 +130,29 @@ class FeatureData:
             return {name: Table(found, place) for name, found in self._compute(stream, rows, views).items()}
         digest = self._digest(stream, rows, views)
         files = {n: self.folder / f"features-{digest}-{n}.npy" for n in self.data.dataset.views[stream]}
-        if not all(file.exists() for file in files.values()):
+        stored = self._read(files, (len(rows), views))
+        if stored is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name, found in self._compute(stream, rows, views).items():
+            stored = self._compute(stream, rows, views)
+            for name, found in stored.items():
                 with atomic_path(files[name]) as temporary:
                     np.save(temporary, found)
-        return {name: Table(np.load(file), place) for name, file in files.items()}
+        return {name: Table(found, place) for name, found in stored.items()}
+
+    def _read(self, files: Mapping[str, Path], shape: tuple[int, int]) -> dict[str, np.ndarray] | None:
+        """Features of `shape` (rows, views) and D values each; None if a file is missing or, which is said, damaged."""
+        found = {}
+        for name, file in files.items():
+            try:
+                found[name] = np.load(file)
+                if found[name].shape[:2] != shape or found[name].dtype != np.float32:
+                    raise ValueError
+            except FileNotFoundError:
+                return None
+            except (ValueError, EOFError, OSError):
+                self.tell(f"features: {file} is damaged, so they are computed anew")
+                return None
+        return found
 
     def _compute(self, stream: str, rows: np.ndarray, views: int) -> dict[str, np.ndarray]:
         """Features [rows, views, D] float32 of each view that the stream has."""

@@ -18,6 +18,7 @@ from data_loader.cache import open_images
 from data_loader.decode import jpeg_size, read_image
 from data_loader.pixel_store import clear
 from utils.errors import UserError
+from utils.memory import available_memory
 
 PROJECT = Path(__file__).resolve().parents[1]
 SIZE = (20, 24)
@@ -219,3 +220,26 @@ def test_prepare_cache_fills_what_the_training_reads_and_clears_it(tmp_path, tin
     wrong = in_process("prepare.py", "cache", "-c", config)
     assert wrong.code == 2 and "007.png: cannot be decoded" in wrong.err
     assert in_process("prepare.py", "cache", "-c", config, "-s", "view.size=3").code == 2
+
+
+@pytest.mark.parametrize("free", [None, 2**20, "as it is"])
+def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_decoded(files, tmp_path, monkeypatch, free):
+    if free != "as it is":
+        monkeypatch.setattr("data_loader.cache.available_memory", lambda: free)
+    size = (512, 512) if free == 2**20 else (2_000_000, 2_000_000)
+    needed = "0.0" if free == 2**20 else "134,110.5"
+    with pytest.raises(UserError) as error:
+        open_images(files, size, "ram", tmp_path / "cache")
+    text = str(error.value)
+    assert text.startswith(f"data_loader.cache: ram: 12 images of {size[0]}x{size[1]} pixels need {needed} GiB")
+    assert ("are free" in text) == (free is not None) and text.endswith(
+        "; set it to disk or off, or make views.size smaller"
+    )
+
+
+def test_free_memory_is_read_from_the_system():
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("no /proc/meminfo")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = available_memory()
+    assert found is not None and 0 < found < total

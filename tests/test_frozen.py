@@ -111,3 +111,30 @@ def test_mistakes(file, tmp_path, in_process, changes, said):
     done = in_process("train.py", "-c", str(file), "-d", "cpu", *(part for text in given for part in ("-s", text)))
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
     assert not (tmp_path / "saved" / "tiny").exists()
+
+
+def features_of(file, tell=lambda _: None):
+    config = load_config(file, [*FROZEN, *SHORT, "data_loader.feature_views=1"])
+    table = build_trainer(config, CPU, World(), {}, tell=tell).trainer.data.tables["eval"]["image"]
+    return table.features, sorted((file.parent / "saved" / ".cache").glob("features-*.npy"))
+
+
+def test_a_damaged_file_of_features_is_said_and_computed_anew(file):
+    _, stored = features_of(file)
+    whole = [path.read_bytes() for path in stored]
+    assert len(whole) == 2
+    for damage, count in ((whole[0][:-100], 1), (b"", 1), (whole[0][:60], 1), (None, 0)):
+        stored[0].write_bytes(damage) if damage is not None else stored[0].unlink()
+        told: list[str] = []
+        _, again = features_of(file, told.append)
+        assert again == stored and [path.read_bytes() for path in stored] == whole
+        said = "\n".join(told)
+        assert said.count(f"{stored[0]} is damaged") == count and said.count("features: computing") == 1
+
+
+@pytest.mark.parametrize("name", ["VERSION", "VIEWS", "DECODING", "cv2.__version__", "albumentations.__version__"])
+def test_features_are_computed_anew_after_what_makes_the_images_has_changed(file, monkeypatch, name):
+    _, before = features_of(file)
+    monkeypatch.setattr(f"data_loader.features.{name}", "another")
+    _, after = features_of(file)
+    assert len(after) == 2 * len(before) and set(before) < set(after)
