@@ -65,6 +65,7 @@ class FaceData:
         given = {"target": targets, "hidden": hidden} if hidden else {"target": targets}
         self.dataset = FaceDataset(images, given, views, config.seed)
         self.streams = self._make_streams(train, targets, streams)
+        self._evaluation: dict[str, DataLoader] = {}
         self.images_per_batch = sum(size for _, size in self.streams.values())
 
     def _make_streams(
@@ -149,16 +150,23 @@ class FaceData:
         return checked(self.dataset.__getitems__(next(iter(StepSampler(self.streams, 0, 1, {})))))
 
     def evaluation_batches(self, split: str) -> Iterator[Batch]:
-        """The labeled rows of a split in order, stream `eval`; over several processes each has its share."""
-        yield from self.batches_of(self.evaluation_rows(split))
+        """The labeled rows of a split in order, stream `eval`; over several processes each has its share.
+
+        Workers, where they are needed, are started the first time and stay.
+        """
+        if split not in self._evaluation:
+            self._evaluation[split] = self._evaluation_loader(self.evaluation_rows(split), stays=True)
+        yield from map(checked, self._evaluation[split])
 
     def batches_of(self, rows: np.ndarray) -> Iterator[Batch]:
         """Any rows in order, stream `eval`."""
+        yield from map(checked, self._evaluation_loader(rows))
+
+    def _evaluation_loader(self, rows: np.ndarray, stays: bool = False) -> DataLoader:
         sampler = EvaluationSampler(rows, _EVALUATION_BATCH, self.world.rank, self.world.size)
         # Without a pipeline a row is a copy out of the cache: starting workers would cost more.
         plain = self.dataset.views["eval"]["image"].steps == [] and not isinstance(self.dataset.images, Decoder)
-        for batch in self._loader(sampler, 0 if plain else self.workers()):
-            yield checked(batch)
+        return self._loader(sampler, 0 if plain else self.workers(), stays)
 
     def workers(self) -> int:
         """`num_workers`; where "auto" was not measured, as in scoring: one on the CPU, up to eight for a GPU."""
@@ -183,7 +191,7 @@ class FaceData:
             "split": [str(name) for name in split],
         }
 
-    def _loader(self, sampler: Any, workers: int) -> DataLoader:
+    def _loader(self, sampler: Any, workers: int, stays: bool = False) -> DataLoader:
         dataset: BaseDataset = self.dataset
         return DataLoader(
             dataset,
@@ -193,6 +201,7 @@ class FaceData:
             worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if workers else None,
+            persistent_workers=stays and workers > 0,
             # Its own generator: starting workers must not move the global random state.
             generator=torch.Generator().manual_seed(self.config.seed),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def run_data(tiny_faces: Path, tmp_path: Path):
     from data_loader.prepare_labels import prepare_labels
     from utils.config import config_from_dict
 
-    def make(workers: int) -> FaceData:
+    def make(workers: int, cache: str = "disk") -> FaceData:
         config = config_from_dict(
             {
                 "name": "data",
@@ -135,7 +136,7 @@ def run_data(tiny_faces: Path, tmp_path: Path):
         )
         labels = prepare_labels(config)
         files = [labels.frame.root / path for path in labels.frame.rows["path"]]
-        images = open_images(files, (32, 32), "disk", tmp_path / "cache")
+        images = open_images(files, (32, 32), cache, tmp_path / "cache")
         return FaceData(config, labels, images, FixMatchTrainer.streams, torch.device("cpu"))
 
     return make
@@ -146,6 +147,19 @@ def test_batches_do_not_depend_on_workers_or_on_where_a_run_resumed(run_data):
     assert batches(run_data, 2, stop=24) == alone
     assert batches(run_data, 2, start=17, stop=24) == alone[17:]
     assert len(set(alone)) == 24, "an augmentation repeated itself"
+
+
+def test_evaluation_starts_workers_once_and_only_where_there_is_work_for_them(run_data):
+    data, found = run_data(2, "off"), []
+    for _ in range(3):
+        images = [batch["eval"]["image"].numpy().tobytes() for batch in data.evaluation_batches("valid")]
+        pids = {child.pid for child in multiprocessing.active_children()}
+        found.append((b"".join(images), frozenset(pids)))
+    assert len(set(found)) == 1 and len(pids) == 2
+    cached = run_data(2)
+    batches = list(cached.evaluation_batches("valid"))
+    assert b"".join(batch["eval"]["image"].numpy().tobytes() for batch in batches) == found[0][0]
+    assert {child.pid for child in multiprocessing.active_children()} == pids
 
 
 def test_cache_gives_the_decoded_pixels_and_notices_a_changed_file(tiny_faces: Path, tmp_path: Path):
