@@ -222,7 +222,8 @@ class BaseTrainer(ABC):
     # Stopping, saving, resuming --------------------------------------------------------------------------------------
 
     def _must_stop(self) -> bool:
-        return any_process(self._stop.received is not None, self.device)
+        stopped = self._stop.received is not None
+        return stopped if self.world.size == 1 else any_process(stopped, self.device)
 
     def _save_and_stop(self) -> None:
         number = self._stop.received or 15

@@ -56,6 +56,7 @@ def use(trainer: BaseTrainer, settings: Settings) -> None:
     trainer.normalize.memory_format = _MEMORY_FORMATS[settings.memory_format]
     for model in (trainer.model, trainer.ema.model if trainer.ema else nn.Module()):
         lay_out(model, trainer.normalize.memory_format)
+    lay_out_state(trainer.parts.optimizer)
     # Where batches keep their shapes, a network that is general in them would be slower.
     varying = getattr(trainer, "selective", False)
     network: Any = torch.compile(trainer.model, dynamic=varying) if settings.compile else trainer.model
@@ -74,3 +75,12 @@ def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:
             tensor.data = torch.empty_like(tensor.data, memory_format=memory_format).copy_(tensor.data)
+
+
+def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+    """Arrange what the optimizer keeps of each weight as the weight: torch's fused updates on the CPU go through the
+    memory of both, whatever the order of values in it."""
+    for weight, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if torch.is_tensor(value) and value.shape == weight.shape and value.stride() != weight.stride():
+                kept[name] = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from base.speed import lay_out_state
+from base.speed import lay_out_state
+from base.speed import lay_out_state
 from utils.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -34,6 +37,9 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     if trainer.ema is not None and state["ema"] is not None:
         trainer.ema.load_state_dict(state["ema"])
     trainer.parts.optimizer.load_state_dict(state["optimizer"])
+    lay_out_state(trainer.parts.optimizer)
+    lay_out_state(trainer.parts.optimizer)
+    lay_out_state(trainer.parts.optimizer)
     if trainer.parts.scheduler is not None:
         trainer.parts.scheduler.scheduler.load_state_dict(state["scheduler"])
     if state["scaler"]:

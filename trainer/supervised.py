@@ -26,6 +26,7 @@ class SupervisedTrainer(BaseTrainer):
     def __init__(self, parts: Parts, *, mix: Annotated[dict[str, Any] | str | None, Nested("mix")] = None):
         super().__init__(parts)
         self.mix = build_mix(parts, mix)
+        self._confusions = {head: functools.partial(self.scoring.confusion, head) for head in self.classes}
 
     def training_step(self, batch: Batch) -> Tensor:
         images, target = batch["labeled"]["image"], batch["labeled"]["target"]
@@ -39,9 +40,8 @@ class SupervisedTrainer(BaseTrainer):
         """Scalar; logits {head: [N, C]}, target {head: int64 [N]} with −1 where a row has no label for that head."""
         losses = {}
         for head, labels in target.items():
-            sums = self.scoring.count(head, logits[head], labels)
-            self.sums.add({f"confusion/{head}": sums[f"confusion/{head}"]})
-            losses[head] = sums[f"loss/{head}"], sums[f"rows/{head}"]
+            losses[head] = self.scoring.loss(head, logits[head], labels)
+            self.sums.add_count(f"confusion/{head}", self._confusions[head], logits[head], labels)
         return self.sum_of_heads(losses)
 
     def sum_of_heads(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:

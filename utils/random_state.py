@@ -24,9 +24,20 @@ def sample_seeds(seed: int, *key: int, positions: np.ndarray) -> np.ndarray:
     return ((z ^ (z >> np.uint64(31))) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
+def hashed(*key: int) -> int:
+    """63 bits that depend on every number of the key and on their order (splitmix64's finaliser after each)."""
+    z = 0
+    for part in key:
+        z = (z + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        z ^= z >> 31
+    return z >> 1
+
+
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch (all devices) for one training step, so that dropout is a function of (seed, step, rank)."""
-    key = int(np.random.SeedSequence((seed, 7, step, rank)).generate_state(1, np.uint64)[0] >> 1)
+    key = hashed(seed, 7, step, rank)
     if torch.cuda.is_initialized() or torch.backends.mps.is_available():
         torch.manual_seed(key)
     else:  # torch.manual_seed would queue a call, with a stack trace, for a CUDA that may come

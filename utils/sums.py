@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from utils.distributed import sum_over_processes
+
+TOGETHER = 16  # steps whose rows are counted at once
 
 
 class Sums:
@@ -17,30 +19,60 @@ class Sums:
     def __init__(self, device: torch.device):
         self.device = device
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor | float] = {}
+        self._later: dict[str, tuple[Callable[..., Tensor], list[tuple[Tensor, ...]]]] = {}
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         """Add each value (any shape, the same at every call) to its sum."""
         for name, value in values.items():
-            value = value.detach() if isinstance(value, Tensor) else value
             held = self._sums.get(name)
-            if held is None:
-                self._sums[name] = torch.as_tensor(value, device=self.device).to(self.dtype, copy=True)
+            if isinstance(held, Tensor):
+                held.add_(value.detach() if isinstance(value, Tensor) else value)
+            elif isinstance(value, Tensor):
+                self._sums[name] = value.detach().to(self.device, self.dtype, copy=True).add_(held or 0.0)
             else:
-                held.add_(value)
+                self._sums[name] = value + (held or 0.0)
+
+    def add_count(self, name: str, count: Callable[..., Tensor], *rows: Tensor) -> None:
+        """Add `count(*rows)`, a count of rows, tensors [N, …] that nobody writes to afterwards.
+
+        Some steps' rows are counted together, which costs as much as those of one. Whole numbers add up exactly, so it
+        does not matter which steps these are, nor where a run stops.
+        """
+        _, waiting = self._later.setdefault(name, (count, []))
+        waiting.append(tuple(tensor.detach() for tensor in rows))
+        if len(waiting) >= TOGETHER:
+            self._count_waiting(name)
 
     def read(self) -> dict[str, Tensor]:
         """The sums over all processes, on the CPU; one transfer each."""
-        return {name: sum_over_processes(value.clone()).cpu() for name, value in sorted(self._sums.items())}
+        self._count_all()
+        return {name: sum_over_processes(value.clone()).cpu() for name, value in sorted(self._tensors().items())}
 
     def clear(self) -> None:
         self._sums.clear()
+        self._later.clear()
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: value.cpu() for name, value in self._sums.items()}
+        self._count_all()
+        return {name: value.cpu() for name, value in self._tensors().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._later.clear()
         self._sums = {name: value.to(self.device, self.dtype) for name, value in state.items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {k: torch.as_tensor(v, device=self.device, dtype=self.dtype) for k, v in self._sums.items()}
+
+    def _count_all(self) -> None:
+        for name in [*self._later]:
+            self._count_waiting(name)
+
+    @torch.no_grad()
+    def _count_waiting(self, name: str) -> None:
+        count, waiting = self._later.pop(name)
+        with torch.autocast(self.device.type, enabled=False):  # bf16 cannot count beyond 256
+            self.add({name: count(*(torch.cat(rows) for rows in zip(*waiting)))})
 
 
 def confusion_matrix(predictions: Tensor, target: Tensor, classes: int) -> Tensor:
