@@ -1,9 +1,10 @@
-"""`trainer.speed`, and what is done at no cost in results: foreach optimizers, averaged weights, thinned validation."""
+"""`trainer.speed`, and what is done at no cost in results: averaged weights, thinned validation."""
 
 from __future__ import annotations
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from base.speed import Settings
 from base.training_state import training_state
 from tests.test_training import equal, rows, weights, write_config
 from trainer import speed
-from trainer.build import EXACT_FOREACH, build_trainer
+from trainer.build import build_trainer
 from trainer.check_resume import check_resume
 from trainer.session import train
 from utils.config import config_from_dict, load_config
@@ -108,22 +109,91 @@ def test_a_candidate_with_another_loss_is_refused(tmp_path, tiny_faces, monkeypa
     assert "the loss is another" in "\n".join(best.table())
 
 
-def test_the_default_stays_unless_something_is_faster_by_more_than_noise(tmp_path, tiny_faces, monkeypatch):
-    """Times as on a machine that slows down: what counts is the ratio within a round."""
+FIRST, SECOND = Settings(torch.float32), Settings(torch.float32, "contiguous")
+
+
+@pytest.fixture
+def probe(tmp_path, tiny_faces):
     config = load_config(write_config(tmp_path, tiny_faces), ["data_loader.num_workers=0"])
-    probe = speed.Probe(build_trainer(config, CPU, World(), {}, tell=lambda _: None).trainer)
-    first, second = Settings(torch.float32), Settings(torch.float32, "contiguous")
-    for factor, wins in ((0.99, first), (0.9, second), (1.2, first)):
-        clock = iter(range(1, 1000))
+    return speed.Probe(build_trainer(config, CPU, World(), {}, tell=lambda _: None).trainer)
 
-        def trial(candidate, factor=factor, clock=clock):
-            candidate.times.append(next(clock) * (factor if candidate.settings == second else 1.0))
 
-        monkeypatch.setattr(speed, "LEAST_ROUNDS", 15)
+@pytest.fixture
+def timed_as(probe, monkeypatch):
+    """`timed_as(seconds)`: trials last as seconds(settings, round) says, on a clock that only they move."""
+    now = [0.0]
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(speed, "SECONDS", 60.0)
+    monkeypatch.setattr(speed, "LEAST_ROUNDS", 3)
+
+    def use_times(seconds):
+        def trial(candidate):
+            candidate.times.append(seconds(candidate.settings, len(candidate.times) + 1))
+            now[0] += candidate.times[-1]
+
         monkeypatch.setattr(probe, "_trial", trial)
-        clock = iter([n for n in range(1, 40) for _ in range(2)])
-        trial.__defaults__ = (factor, clock)
-        assert probe.fastest([first, second]) == wins
+        return now
+
+    return use_times
+
+
+@pytest.mark.parametrize(("factor", "wins"), [(0.99, FIRST), (0.9, SECOND), (1.2, FIRST)])
+def test_the_default_stays_unless_something_is_faster_by_more_than_noise(probe, timed_as, factor, wins):
+    """Times as on a machine that slows down: what counts is the ratio within a round."""
+    timed_as(lambda settings, number: 0.1 * number * (factor if settings == SECOND else 1.0))
+    assert probe.fastest([FIRST, SECOND]) == wins
+
+
+@pytest.mark.parametrize("noisy", [1, 2, 3])
+def test_one_busy_round_neither_rejects_the_best_nor_chooses_the_worst(probe, timed_as, noisy):
+    slow = Settings(torch.bfloat16)
+
+    def seconds(settings, number):
+        usual = {FIRST: 1.0, SECOND: 0.5, slow: 2.0}[settings]
+        return usual * (30 if number == noisy and settings == SECOND else 0.01 if number == noisy else 1)
+
+    timed_as(seconds)
+    assert probe.fastest([FIRST, SECOND, slow]) == SECOND
+    table = "\n".join(probe.table())
+    assert "0.50 of that with fp32, contiguous (" in table
+    assert "with bf16, channels_last (slower, dropped after 3 rounds)" in table
+
+
+def test_long_steps_end_the_measuring_after_a_round_that_only_a_large_gain_decides(probe, timed_as):
+    for factor, wins in ((0.85, FIRST), (0.7, SECOND)):
+        now = timed_as(lambda settings, number, factor=factor: 40.0 * (factor if settings == SECOND else 1.0))
+        before = now[0]
+        assert probe.fastest([FIRST, SECOND]) == wins
+        assert now[0] - before == pytest.approx(40 * (1 + factor)) and "(1 round)" in probe.table()[-1]
+
+
+def test_threads_are_chosen_before_layouts_and_looked_at_again_after_them(probe, monkeypatch):
+    groups = []
+
+    def fastest(settings):
+        groups.append(settings)
+        return min(settings, key=lambda s: (s.memory_format != "contiguous", s.threads != 1))
+
+    made = SimpleNamespace(fastest=fastest, seconds=lambda _: 0.0, restore=lambda _: None, table=list)
+    monkeypatch.setattr(speed, "Probe", lambda _: made)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    trainer = probe.trainer
+    speed.choose_speed(trainer, "fp32")
+    threads, layouts, again = ([(s.memory_format, s.threads) for s in group] for group in groups)
+    assert threads == [("channels_last", 2), ("channels_last", 1)]
+    assert layouts == [("channels_last", 1), ("contiguous", 1)]
+    assert again == [("contiguous", 1), ("contiguous", 2)]
+    assert (trainer.config.trainer.speed.memory_format, trainer.config.trainer.speed.threads) == ("contiguous", 1)
+
+
+@pytest.mark.parametrize("command", [[], ["--check"]])
+def test_more_threads_than_any_machine_needs_are_refused(tmp_path, tiny_faces, in_process, monkeypatch, command):
+    monkeypatch.setattr(speed.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: pytest.fail("not all would start") if n > 8 else None)
+    file = write_config(tmp_path, tiny_faces)
+    done = in_process("train.py", "-c", str(file), "-d", "cpu", "-s", "trainer.speed.threads=100000", *command)
+    assert done.code == 2 and "trainer.speed.threads: expected at most 8 (4 for each core" in done.err
+    assert not (tmp_path / "saved" / "tiny").exists()
 
 
 def test_resuming_is_exact_in_measured_settings(tmp_path, tiny_faces):
@@ -163,21 +233,6 @@ def network() -> nn.Sequential:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(144, 2)]
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("name", sorted(EXACT_FOREACH))
-def test_optimizers_that_update_all_tensors_at_once_give_the_same_bits(name):
-    found = []
-    for foreach in (False, True):
-        model, generator = network(), torch.Generator().manual_seed(1)
-        args = {"lr": 0.01, "weight_decay": 0.01} | ({"momentum": 0.9, "nesterov": True} if name == "SGD" else {})
-        optimizer = getattr(torch.optim, name)(model.parameters(), foreach=foreach, **args)
-        for _ in range(5):
-            for parameter in model.parameters():
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step()
-        found.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
-    assert torch.equal(*found)
 
 
 def test_averaged_weights_leave_out_only_what_does_not_change():

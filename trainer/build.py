@@ -20,8 +20,8 @@ from data_loader.prepare_labels import Labels, prepare_labels
 from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
-from trainer.speed import choose_speed, compiler_problem
-from trainer.trial import is_trial
+from trainer.optimizer import build_optimizer
+from trainer.speed import check_threads, choose_speed, compiler_problem
 from trainer.workers import choose_workers
 from utils.config import Component, Config
 from utils.config.schema import Speed
@@ -35,9 +35,6 @@ NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-
-# One call for all tensors in place of a loop in Python, torch's default on the CPU; these give the same bits.
-EXACT_FOREACH = frozenset({"SGD", "Adam", "AdamW", "Adamax", "Adagrad", "RMSprop"})
 
 
 @dataclass
@@ -78,6 +75,8 @@ def build_trainer(
     steps = config.trainer.steps_per_epoch or -(-data.steps_per_pass() // config.trainer.accumulate)
     optimizer = build_optimizer(config, model)
     speed = config.trainer.speed
+    if isinstance(speed, Speed) and state is None:
+        check_threads(config, speed.threads)
     if isinstance(speed, Speed) and speed.compile and (problem := compiler_problem(device)):
         raise ConfigError(f"{config.where('trainer.speed.compile')}: torch.compile cannot work here: {problem}")
     progress = torch.zeros((), device=device)
@@ -144,21 +143,6 @@ def choose_normalization(config: Config, model: Any) -> tuple[tuple[float, ...],
     return tuple(wanted.mean), tuple(wanted.std)
 
 
-def build_optimizer(config: Config, model: BaseModel) -> torch.optim.Optimizer:
-    args = dict(config.optimizer.args)
-    kind = KINDS["optimizer"].find(config.optimizer.type, config.where("optimizer"))
-    defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}
-    lr, decay = ({**defaults, **args}.get(name, 0.0) for name in ("lr", "weight_decay"))
-    groups = model.parameter_groups(float(lr), config.optimizer.backbone_lr, float(decay))
-    if not groups:
-        raise ConfigError("arch.args.freeze: nothing is left to train")
-    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    if on_cpu and config.optimizer.type in EXACT_FOREACH and not args.keys() & {"foreach", "fused", "differentiable"}:
-        args["foreach"] = True
-    component = Component(type=config.optimizer.type, args=args)
-    return KINDS["optimizer"].build(component, config.where("optimizer"), params=groups)
-
-
 def build_scheduler(config: Config, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
     """The length of the run is filled in where a schedule has `total_steps` and the config does not say."""
     if config.lr_scheduler is None:
@@ -185,18 +169,17 @@ def _length(config: Config, steps_per_epoch: int) -> int:
 
 
 def _shorter_warm_up(config: Config, steps_per_epoch: int) -> dict[str, int]:
-    """{"warm_up": all steps} where a trial, or a small data set, has fewer than the schedule's warm-up."""
+    """{"warm_up": all steps} where the run, say a trial or one with few images, has fewer than that."""
     schedule, length = config.lr_scheduler, _length(config, steps_per_epoch)
     if schedule is None or schedule.args.get("total_steps") or length >= schedule.args.get("warm_up", 0):
         return {}
-    by_data = schedule.interval == "step" and config.trainer.steps_per_epoch is None
-    return {"warm_up": length} if by_data or is_trial(config, "lr_scheduler.args.warm_up") else {}
+    return {"warm_up": length}
 
 
 def _warm_up_notes(config: Config, trainer: BaseTrainer) -> list[str]:
     """About a run that is shorter than its warm-ups."""
     shorter = _shorter_warm_up(config, trainer.steps_per_epoch)
-    lines = [f"lr_scheduler.args.warm_up: the run has {n} steps, so it is {n}" for n in shorter.values()]
+    lines = [f"warning: lr_scheduler.args.warm_up: the run has {n} steps, so it is {n}" for n in shorter.values()]
     return [*lines, *getattr(trainer, "notes", ())]
 
 

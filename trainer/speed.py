@@ -29,27 +29,31 @@ from base.speed import Settings, use
 from base.training_state import restore, training_state
 from utils.config import Config, apply_overrides
 from utils.distributed import any_process, from_main
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 from utils.random_state import seed_step
 
-SECONDS = 60.0  # for each group of candidates, though never fewer than LEAST_ROUNDS
+SECONDS = 60.0  # for each group of candidates, though never less than a round
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
 TIMED_SECONDS = 0.1  # of steps in a round: short steps are timed in several
+LONG_STEP = 2.0  # seconds; such a step is timed at once, shorter ones after one that is not
 SAME = 0.98  # of the first candidate's time is no gain
-HOPELESS = 1.3  # times the fastest: not timed again
+SAME_IN_FEW = 0.8  # nor is this in fewer than LEAST_ROUNDS, which one busy moment may decide
+HOPELESS = 1.3  # times the fastest after LEAST_ROUNDS: not timed again
+MOST_THREADS = 4  # times the machine's cores
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
-SLOWER = "slower"
 COMPILE_SECONDS, WORTH_COMPILING = 180.0, 900.0
 
 
 @dataclass
 class Candidate:
-    """times: seconds a step, one of each round. losses: of the first steps. refused: why it is out."""
+    """times: seconds a step, one of each round. losses: of the first steps. refused: why it is out. slower: it was
+    timed in fewer rounds, for being hopeless."""
 
     settings: Settings
     times: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     refused: str = ""
+    slower: bool = False
 
 
 def choose_speed(trainer: BaseTrainer, precision: str) -> list[str]:
@@ -62,12 +66,13 @@ def choose_speed(trainer: BaseTrainer, precision: str) -> list[str]:
     start = Settings.of(trainer.config.trainer, trainer.parts.dtype)
     formats, refused = _precisions(trainer.device, precision)
     dtypes = sorted(formats, key=lambda dtype: dtype != start.dtype)
-    layouts = [replace(start, dtype=d, memory_format=m) for d in dtypes for m in ("channels_last", "contiguous")]
+    # Threads first: on a busy machine too many of them wait for one another, which says nothing about a layout.
+    counts = _thread_counts(trainer.device)
+    at_first = probe.fastest([replace(start, threads=n) for n in counts])
+    layouts = [replace(at_first, dtype=d, memory_format=m) for d in dtypes for m in ("channels_last", "contiguous")]
     best = probe.fastest(layouts)
-    if trainer.device.type == "cpu":
-        most = torch.get_num_threads()
-        counts = [most, *(2**n for n in range(most.bit_length()) if 2**n < most)]
-        best = probe.fastest([replace(best, threads=n) for n in counts])
+    if best != at_first and len(counts) > 1:
+        best = probe.fastest([best, *(replace(best, threads=n) for n in counts if n != best.threads)])
     reason = _no_compiler(trainer, probe.seconds(best))
     if reason:
         refused.append(f"compiled: {reason}")
@@ -90,22 +95,24 @@ class Probe:
 
     def fastest(self, settings: list[Settings]) -> Settings:
         """The first, or another that is faster by more than noise."""
-        group = [Candidate(s) for s in settings]
+        group = first, *others = [Candidate(s) for s in settings]
         self.groups.append(group)
         started = time.perf_counter()
-        for number in range(MOST_ROUNDS):
-            running = [candidate for candidate in group if not candidate.refused]
-            for candidate in running if len(running) > 1 or not number else ():
-                self._trial(candidate)
-                self._check(candidate, group[0])
-            ratios = {c.settings: _ratio(c, group[0]) for c in group if not c.refused}
-            for candidate in group[1:]:
-                if not candidate.refused and ratios[candidate.settings] > HOPELESS * min(ratios.values()):
-                    candidate.refused = SLOWER
-            if from_main(number + 1 >= LEAST_ROUNDS and time.perf_counter() - started > SECONDS):
+        for number in range(1, MOST_ROUNDS + 1):
+            running = [c for c in others if not c.refused and not c.slower]
+            if number > 1 and not running:
                 break
-        best = min((c for c in group if not c.refused), key=lambda c: _ratio(c, group[0]))
-        return best.settings if _ratio(best, group[0]) < SAME else settings[0]
+            for candidate in (first, *running):
+                self._trial(candidate)
+                self._check(candidate, first)
+            least = min(_ratio(c, first) for c in group if not c.refused)
+            for candidate in running if number >= LEAST_ROUNDS else ():
+                candidate.slower = _ratio(candidate, first) > HOPELESS * least
+            if from_main(time.perf_counter() - started > SECONDS):
+                break
+        best = min((c for c in group if not c.refused), key=lambda c: _ratio(c, first))
+        gain = SAME if len(best.times) >= LEAST_ROUNDS else SAME_IN_FEW
+        return best.settings if _ratio(best, first) < gain else settings[0]
 
     def seconds(self, settings: Settings) -> float:
         """Median time of a step."""
@@ -125,28 +132,32 @@ class Probe:
         lines = []
         for first, *others in self.groups:
             if others:
-                lines.append(f"speed: {statistics.median(first.times):.3g} s a step with {first.settings}")
+                lines.append(
+                    f"speed: {statistics.median(first.times):.3g} s a step with {first.settings} ({_rounds(first)})"
+                )
             for other in others:
-                why = "" if other.refused in ("", SLOWER) else f" ({other.refused})"
+                why = other.refused or ("slower, dropped after " if other.slower else "") + _rounds(other)
                 ratio = f"{_ratio(other, first):.2f} of that" if other.times else "not"
-                lines.append(f"  {ratio} with {other.settings}{why}")
+                lines.append(f"  {ratio} with {other.settings} ({why})")
         return lines
 
     def _trial(self, candidate: Candidate) -> None:
-        """A step that is not timed, then steps for about TIMED_SECONDS."""
+        """A step that is not timed, then steps for about TIMED_SECONDS; a long step is timed itself."""
         trainer = self.trainer
         try:
             self.restore(candidate.settings)
             trainer.step = getattr(trainer, "warm_up_steps", 0)
             trainer.network.train()
             with _within(COMPILE_SECONDS if candidate.settings.compile and not candidate.times else None):
-                first = [self._step() for _ in range(2)]
+                first = [self._step()]
+                if candidate.settings.compile or from_main(first[0][0] < LONG_STEP):
+                    first.append(self._step())
             candidate.losses = candidate.losses or [loss for _, loss in first]
-            steps = from_main(max(1, min(20, math.ceil(TIMED_SECONDS / first[1][0]))))
-            times = [first[1][0]] if steps == 1 else [self._step()[0] for _ in range(steps)]
+            steps = from_main(max(1, min(20, math.ceil(TIMED_SECONDS / first[-1][0]))))
+            times = [first[-1][0]] if steps == 1 else [self._step()[0] for _ in range(steps)]
             candidate.times.append(from_main(statistics.median(times)))
         except UserError as error:  # the loss is not a number
-            if trainer.world.size > 1:
+            if trainer.world.size > 1 or candidate is self.groups[-1][0]:
                 raise
             candidate.refused = str(error).partition(";")[0]
         except _TooSlow:
@@ -177,6 +188,28 @@ class Probe:
 def _ratio(candidate: Candidate, first: Candidate) -> float:
     """Median over the rounds of its time to the first candidate's."""
     return statistics.median(a / b for a, b in zip(candidate.times, first.times)) if candidate.times else math.inf
+
+
+def _rounds(candidate: Candidate) -> str:
+    return f"{len(candidate.times)} round{'s' if len(candidate.times) != 1 else ''}"
+
+
+def _thread_counts(device: torch.device) -> list[int | None]:
+    """torch's own number and the powers of two below it; nothing to choose where the CPU does not compute."""
+    if device.type != "cpu":
+        return [None]
+    most = torch.get_num_threads()
+    return [most, *(2**n for n in range(most.bit_length()) if 2**n < most)]
+
+
+def check_threads(config: Config, threads: int | None) -> None:
+    """Raises ConfigError for more threads than help anywhere; the system refuses them, or comes to a halt."""
+    most = MOST_THREADS * (os.cpu_count() or 1)
+    if threads is not None and threads > most:
+        raise ConfigError(
+            f"{config.where('trainer.speed.threads')}: expected at most {most} ({MOST_THREADS} for each core of this "
+            f"machine), got {threads}"
+        )
 
 
 def _precisions(device: torch.device, precision: str) -> tuple[list[torch.dtype], list[str]]:
