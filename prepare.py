@@ -229,9 +229,9 @@ def run_corrections(args: argparse.Namespace) -> None:
         raise UserError(f"{args.config}: labels.corrections is null; name the file: prepare.py corrections -c … FILE")
 
     from data_loader.corrections import audit_corrections
-    from data_loader.prepare_labels import read_frame
+    from data_loader.prepare_labels import read_frames
 
-    verdicts, text = audit_corrections(read_frame(config), file)
+    verdicts, text = audit_corrections(read_frames(config), file)
     for verdict in verdicts:
         print(f"{verdict.status:<13} {verdict}")
     if any(verdict.refused for verdict in verdicts):

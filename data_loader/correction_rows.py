@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from data_loader.readers.table import need_columns, normalised, read_table
+from utils.errors import UserError
 
 APPLIED, ALREADY, UNMATCHED, CONFLICTING = "applied", "already right", "unmatched", "conflicting"
 STATUSES = (APPLIED, ALREADY, UNMATCHED, CONFLICTING)
@@ -54,13 +58,40 @@ class Conflict(Exception):
 
 
 def read_corrections(file: Path) -> list[Correction]:
-    """The rows of a corrections file. Raises UserError if it lacks a column."""
-    table = read_table(file)
+    """The rows of a corrections file; none where there is only a header.
+
+    Raises UserError if it lacks a column, or a row has more cells than there are columns.
+    """
+    header, rows = _cells(file)
+    table = pd.DataFrame(columns=header, dtype=str) if header and not rows else read_table(file)
     table.columns = table.columns.str.lower()
     need_columns(table, [*([] if "path" in table.columns else ["id"]), "field", "from", "to"], file)
     keys = [table[name] if name in table.columns else [""] * len(table) for name in ("path", "id")]
     cells = [normalised(table[name]) for name in ("field", "from", "to")]
     return [Correction(number, *row) for number, row in enumerate(zip(*keys, *cells), start=1)]
+
+
+def _cells(file: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows that are not blank; nothing where the file is no text."""
+    header: list[str] = []
+    rows: list[list[str]] = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines)
+            for cells in reader:
+                cells = [cell.strip() for cell in cells]
+                if not header:
+                    header = cells
+                elif any(cells):
+                    rows.append(cells)
+                if len(cells) > len(header):
+                    raise UserError(
+                        f"{file}, line {reader.line_num}: {len(cells)} cells, but {len(header)} columns "
+                        f"({', '.join(header)}); a cell with a comma in it must stand in double quotes"
+                    )
+    except (UnicodeDecodeError, csv.Error):
+        return [], []  # read_table says what is wrong
+    return header, rows
 
 
 def summary(file: Path, verdicts: Sequence[Verdict]) -> str:

@@ -1,19 +1,12 @@
-"""Label corrections as an overlay: a CSV applied to the label frame, while files and tables stay as they are."""
+"""Label corrections as an overlay: a CSV applied to what the readers give, while files and tables stay as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from data_loader.age import AGE, YEARS, age_index, boundaries_of
+from data_loader.correction_overlay import Overlay
 from data_loader.correction_rows import (
-    ALREADY,
-    APPLIED,
     CONFLICTING,
     STATUSES,
     UNMATCHED,
@@ -24,28 +17,11 @@ from data_loader.correction_rows import (
     read_corrections,
     summary,
 )
-from data_loader.joint import JOINT, on_parts, split_joint
-from data_loader.label_frame import DATA_SET, LabelFrame
-from data_loader.readers.mask_faces import IMAGES, STATES
+from data_loader.label_frame import LabelFrame
 from utils.errors import UserError, did_you_mean
 
 KEY = "labels.corrections"
-DROP = "drop"
-UNSURE = ("unsure", "?")
-UNCHECKED = ("", "?", "-")  # `from` says nothing
-SWAP = ("swap", "swap files")
-WHOLE = ("person", "image")  # the field of a correction that is about no attribute
-_FIXED = ("path", "group", "split", "person", "id", "state")
 _MOST = 10
-
-
-@dataclass(frozen=True)
-class Edit:
-    """`column` of the image in `row` becomes `value`: a class index, -1, a number, a text, or `drop`."""
-
-    row: int
-    column: str
-    value: Any
 
 
 def apply_corrections(frame: LabelFrame, file: str) -> LabelFrame:
@@ -60,234 +36,71 @@ def apply_corrections(frame: LabelFrame, file: str) -> LabelFrame:
       reverse, or `swap` from `a<->b` exchanges the labels of two photos: by their names, so twice is as good as once.
     Raises UserError, listing the rows, if one matches no image, contradicts the data or another row, or is unclear.
     """
-    return on_parts(frame, lambda parts: _Overlay(parts, _locate(frame.root, file)).apply())
+    frames, said = correct_data_sets({"": frame}, file)
+    return frames[""].note(said)
 
 
-def audit_corrections(frame: LabelFrame, file: str) -> tuple[list[Verdict], str]:
-    """What `apply_corrections` would do with each row of the file, and a summary; changes and refuses nothing."""
-    place = _locate(frame.root, file)
-    verdicts = _Overlay(split_joint(frame) if JOINT in frame.classes else frame, place).judge()
+def correct_data_sets(frames: Mapping[str, LabelFrame], file: str) -> tuple[dict[str, LabelFrame], str]:
+    """`apply_corrections` for what every reader gives, and a line for the log. frames: by the name of the data set,
+    with which every path in the file begins; the only one may be called ''."""
+    place = _locate(frames, file)
+    overlays = {name: Overlay(frame) for name, frame in frames.items()}
+    verdicts = _judge(overlays, place)
+    text = summary(place, verdicts)
+    problems = [str(verdict) for status in STATUSES[2:] for verdict in verdicts if verdict.status == status]
+    if problems:
+        more = [f"… and {len(problems) - _MOST:,} more"] if len(problems) > _MOST else []
+        raise UserError("\n  ".join([text, *problems[:_MOST], *more]))
+    corrected = {name: overlay.corrected() for name, overlay in overlays.items()}
+    changed, unsure, dropped = (
+        sum(getattr(tally, what) for _, tally in corrected.values()) for what in ("changed", "unsure", "dropped")
+    )
+    text += f"; {changed:,} images changed, {unsure:,} made unsure, {dropped:,} dropped"
+    return {name: frame for name, (frame, _) in corrected.items()}, text
+
+
+def audit_corrections(frames: Mapping[str, LabelFrame], file: str) -> tuple[list[Verdict], str]:
+    """What `correct_data_sets` would do with each row of the file, and a summary; changes and refuses nothing."""
+    place = _locate(frames, file)
+    verdicts = _judge({name: Overlay(frame) for name, frame in frames.items()}, place)
     return verdicts, summary(place, verdicts)
 
 
-def _locate(root: Path, file: str) -> Path:
+def _locate(frames: Mapping[str, LabelFrame], file: str) -> Path:
+    root = frames[""].root if "" in frames else Path()
     for path in (root / file, Path(file).expanduser()):
         if path.is_file():
             return path
     near = did_you_mean(Path(file).name, [p.name for p in root.glob("*.csv") if not p.name.startswith("._")])
-    raise UserError(f"{KEY}: no file '{file}' in {root} or in {Path.cwd()}{near}")
+    where = f"in {root} or in {Path.cwd()}" if "" in frames else f"in {Path.cwd()}"
+    raise UserError(f"{KEY}: no file '{file}' {where}{near}")
 
 
-class _Overlay:
-    """One file on one frame."""
-
-    def __init__(self, frame: LabelFrame, file: Path):
-        self.frame, self.file, self.rows = frame, file, frame.rows
-        self.images = {path: np.array([row]) for row, path in enumerate(self.rows["path"])}
-        self.people, self.ids = (self._rows_by(name) for name in ("person", "id"))
-        self.planned: dict[tuple[int, str], tuple[Any, Correction]] = {}
-
-    def _rows_by(self, column: str) -> dict[str, np.ndarray]:
-        if column not in self.rows:
-            return {}
-        names = self.rows[column]
-        if column == "person" and self.frame.roots:
-            names = self.rows[DATA_SET] + "/" + names  # as paths begin
-        return {str(name): np.asarray(rows) for name, rows in self.rows.groupby(names, sort=False).indices.items()}
-
-    def apply(self) -> LabelFrame:
-        verdicts = self.judge()
-        text = summary(self.file, verdicts)
-        problems = [str(verdict) for status in STATUSES[2:] for verdict in verdicts if verdict.status == status]
-        if problems:
-            more = [f"… and {len(problems) - _MOST:,} more"] if len(problems) > _MOST else []
-            raise UserError("\n  ".join([text, *problems[:_MOST], *more]))
-        return self._changed(text)
-
-    def judge(self) -> list[Verdict]:
-        """Every row of the file planned or refused, in its order."""
-        verdicts = []
-        for correction in read_corrections(self.file):
-            try:
-                verdicts.append(self._plan(correction))
-            except Unmatched as error:
-                verdicts.append(Verdict(correction, UNMATCHED, why=str(error)))
-            except Conflict as error:
-                verdicts.append(Verdict(correction, CONFLICTING, why=str(error)))
-        return verdicts
-
-    def _plan(self, correction: Correction) -> Verdict:
-        """Note what a correction changes. Raises Unmatched or Conflict."""
-        edits = list(self._edits(correction, *self._match(correction)))
-        for edit in edits:
-            value, other = self.planned.get((edit.row, edit.column), (edit.value, correction))
-            if not _same(value, edit.value):
-                raise Conflict(f"contradicts {other}")
-        self.planned |= {(edit.row, edit.column): (edit.value, correction) for edit in edits}
-        changed = {edit.row for edit in edits if self._differs(edit)}
-        if not changed:
-            return Verdict(correction, ALREADY, len({edit.row for edit in edits}))
-        return Verdict(correction, APPLIED, len(changed))
-
-    def _differs(self, edit: Edit) -> bool:
-        return edit.value == DROP or not _same(self.rows[edit.column].iat[edit.row], edit.value)
-
-    # Which images a correction is about ------------------------------------------------------------------------------
-
-    def _match(self, correction: Correction) -> tuple[np.ndarray, bool]:
-        """The images meant, and whether they are a person's."""
-        if not correction.path and not correction.id:
-            raise Unmatched("neither path nor id is given")
-        rows, of_person = self._of_path(correction.path) if correction.path else (np.arange(len(self.rows)), True)
-        if not correction.id:
-            return rows, of_person
-        if correction.id not in self.ids:
-            raise Unmatched(f"no image has this id{self._near(correction.id)}")
-        rows = np.intersect1d(rows, self.ids[correction.id])
-        groups = list(self.rows["group"].iloc[rows].unique())
-        if not groups:
-            raise Unmatched(f"path and id '{correction.id}' are not of one image")
-        if len(groups) > 1:
-            raise Unmatched(f"{len(groups)} persons share this id: {', '.join(groups[:5])}; name one by its path")
-        return rows, of_person
-
-    def _of_path(self, path: str) -> tuple[np.ndarray, bool]:
-        inner = path.rstrip("/").removeprefix(f"{IMAGES}/")
-        for known, of_person in ((self.images, False), (self.people, True)):
-            for spelling in (path, f"{IMAGES}/{inner}", inner):
-                if spelling in known:
-                    return known[spelling], of_person
-        person = self.people.get(inner.split("/")[0])
-        near = "" if person is None else did_you_mean(path, self.rows["path"].iloc[person])
-        raise Unmatched(f"no image or person has this path{near}")
-
-    def _near(self, wanted: str) -> str:
-        plain = [known for known in self.ids if known.split("-")[0].lstrip("0") == wanted.split("-")[0].lstrip("0")]
-        return f"; ids are text, did you mean {' or '.join(plain[:3])}?" if plain else ""
-
-    # What becomes of them --------------------------------------------------------------------------------------------
-
-    def _edits(self, correction: Correction, rows: np.ndarray, of_person: bool) -> Iterator[Edit]:
-        field, old, new = correction.field, correction.old, correction.new
-        if not new:
-            raise Conflict("'to' is blank; write unsure or drop where the label is not known")
-        if field in WHOLE:
-            if new.lower() != DROP:
-                raise Conflict(f"the field {field} can only be dropped")
-            return (Edit(row, DROP, DROP) for row in rows)
-        if field == "mask" and "mask" in self.frame.classes and "state" in self.rows and of_person:
-            return self._photos(rows, old, new)
-        return self._to(rows, field, old, new)
-
-    def _photos(self, rows: np.ndarray, old: str, new: str) -> Iterator[Edit]:
-        """Mask labels of a person's photos, which their file names tell apart."""
-        states = self.rows["state"].iloc[rows].to_numpy()
-        pair = [name.strip() for name in old.replace("↔", "<->").split("<->")]
-        if (new.lower() in SWAP) != (len(pair) == 2):
-            raise Conflict("a swap needs 'a<->b' in from and 'swap' in to, such as incorrect_mask<->normal")
-        pair = pair if len(pair) == 2 else [old, new]
-        stems = [[state for state, label in STATES.items() if name in (state, label)] for name in pair]
-        if new.lower() in SWAP or sorted(stems) == [["incorrect_mask"], ["normal"]]:
-            for here, there in (stems, stems[::-1]):
-                if len(here) != 1 or len(there) != 1 or here[0] not in states:
-                    raise Unmatched(f"this person has no two photos {pair[0]} and {pair[1]}")
-                yield from self._to(rows[states == here[0]], "mask", STATES[here[0]], STATES[there[0]])
-            return
-        if old in UNCHECKED and new.lower() not in (*UNSURE, DROP):
-            raise Conflict("'from' must say which of the person's photos are meant")
-        self._value("mask", new if old in UNCHECKED else old)
-        chosen = rows if old in UNCHECKED else rows[np.isin(states, stems[0])]
-        if not len(chosen):
-            raise Unmatched(f"this person has no photo {old}")
-        yield from self._to(chosen, "mask", old, new)
-
-    def _to(self, rows: np.ndarray, field: str, old: str, new: str) -> Iterator[Edit]:
-        """Edits that make `field` of all `rows` what `new` says. Raises Conflict if it is neither that nor `old`."""
-        column, value = self._column(field, new), self._value(field, new)
-        done = self.rows[column].iloc[rows].isin([value])
-        if old not in UNCHECKED:
-            before = self._column(field, old)
-            now = self.rows[before].iloc[rows]
-            other = ~(done | now.isin([self._value(field, old)]))
-            if other.any():
-                names = self.frame.classes.get(before)
-                found = now[other].iloc[0]
-                shown = found if names is None else [*names, "unlabeled"][found]
-                raise Conflict(f"{before} is {shown}, not {old}")
-        if column == YEARS and AGE in self.frame.classes and value != DROP:
-            boundaries = boundaries_of(self.frame.classes[AGE])
-            if boundaries is None:
-                raise Conflict(
-                    f"the names of the age classes, {', '.join(self.frame.classes[AGE])}, tell no boundaries"
-                )
-            index = int(age_index(np.array([value]), boundaries)[0])
-            yield from (Edit(row, AGE, index) for row in rows)
-        yield from (Edit(row, column, value) for row in rows)
-
-    def _column(self, field: str, text: str) -> str:
-        """The column that `field` is about: ages in years have their own. Raises Conflict if there is none."""
-        raw = [name for name in self.rows.columns if name not in _FIXED]
-        if field not in raw:
-            raise Conflict(f"no field '{field}'{did_you_mean(field, [*raw, *WHOLE])}")
-        in_years = field == AGE and YEARS in raw and text.isdecimal()
-        return YEARS if in_years and text not in self.frame.classes.get(AGE, ()) else field
-
-    def _value(self, field: str, text: str) -> Any:
-        """What the column holds for this text. Raises Conflict for what it cannot hold."""
-        column = self._column(field, text)
-        names = self.frame.classes.get(column)
-        if text.lower() == DROP:
-            return DROP
-        if text.lower() in UNSURE:
-            return np.nan if names is None else -1
-        if names is not None:
-            label = STATES.get(text, text) if column == "mask" else text
-            if label not in names:
-                raise Conflict(f"{column} has no class '{text}'{did_you_mean(text, names)}")
-            return names.index(label)
-        if not pd.api.types.is_numeric_dtype(self.rows[column]):
-            return text
-        number = pd.to_numeric(text, errors="coerce")
-        if np.isnan(number) or (column == YEARS and not (text.isdecimal() and number < 150)):
-            raise Conflict(f"'{text}' is not {'an age in whole years' if column == YEARS else 'a number'}")
-        return number
-
-    # The corrected frame ---------------------------------------------------------------------------------------------
-
-    def _changed(self, text: str) -> LabelFrame:
-        """Every planned edit made, years that contradict a corrected class unknown, dropped rows out."""
-        by_column: dict[str, dict[int, Any]] = {}
-        dropped: set[int] = set()
-        unsure: set[int] = set()
-        changed: set[int] = set()
-        for (row, column), (value, correction) in self.planned.items():
-            if value == DROP:
-                dropped.add(row)
-                continue
-            by_column.setdefault(column, {})[row] = value
-            if self._differs(Edit(row, column, value)):
-                (unsure if correction.new.lower() in UNSURE else changed).add(row)
-        rows = self.rows.assign(**{name: _with(self.rows[name], edits) for name, edits in by_column.items()})
-        boundaries = boundaries_of(self.frame.classes.get(AGE, ()))
-        if boundaries is not None and YEARS in rows:
-            told, classed = age_index(rows[YEARS], boundaries), by_column.get(AGE, {})
-            wrong = {row: np.nan for row, index in classed.items() if index >= 0 and index != told[row]}
-            rows[YEARS] = _with(rows[YEARS], wrong)
-        kept = ~rows.index.isin(sorted(dropped))
-        text += f"; {len(changed):,} images changed, {len(unsure):,} made unsure, {len(dropped):,} dropped"
-        return self.frame.with_rows(rows[kept]).note(text)
+def _judge(overlays: Mapping[str, Overlay], file: Path) -> list[Verdict]:
+    """Every row of the file planned or refused, in its order."""
+    verdicts = []
+    for correction in read_corrections(file):
+        try:
+            name, path = _data_set_of(correction, overlays)
+            verdicts.append(overlays[name].plan(correction, path))
+        except Unmatched as error:
+            verdicts.append(Verdict(correction, UNMATCHED, why=str(error)))
+        except Conflict as error:
+            verdicts.append(Verdict(correction, CONFLICTING, why=str(error)))
+    return verdicts
 
 
-def _same(a: Any, b: Any) -> bool:
-    return bool(a == b) or (pd.isna(a) and pd.isna(b))
-
-
-def _with(cells: pd.Series, edits: dict[int, Any]) -> pd.Series:
-    """The column with other values in some rows; whole numbers stay whole where none becomes unknown."""
-    values = cells.to_numpy(dtype=object, copy=True)
-    for row, value in edits.items():
-        values[row] = value
-    if not pd.api.types.is_numeric_dtype(cells):
-        return pd.Series(values, index=cells.index, dtype=cells.dtype)
-    numbers = pd.to_numeric(pd.Series(values, index=cells.index))
-    return numbers.astype(cells.dtype) if numbers.notna().all() else numbers
+def _data_set_of(correction: Correction, overlays: Mapping[str, Overlay]) -> tuple[str, str]:
+    """Which data set a row is about, and its path there. Raises Unmatched if that is none or not one."""
+    if "" in overlays:
+        return "", correction.path
+    if correction.path:
+        name, _, path = correction.path.partition("/")
+        if name not in overlays:
+            begins = ", ".join(f"{known}/…" for known in overlays)
+            raise Unmatched(f"no image or person has this path; paths begin with the name of a data set: {begins}")
+        return name, path
+    having = [name for name, overlay in overlays.items() if correction.id in overlay.ids]
+    if len(having) > 1:
+        raise Unmatched(f"persons of the data sets {' and '.join(having)} have this id; name one by its path")
+    return (having or [name for name, overlay in overlays.items() if overlay.ids] or list(overlays))[0], ""

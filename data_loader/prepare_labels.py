@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from data_loader import readers
 from data_loader.age import drop_near_boundary, shift_age_boundary
-from data_loader.corrections import apply_corrections
+from data_loader.corrections import correct_data_sets
 from data_loader.data_sets import check_names, choose_attributes, join_data_sets
 from data_loader.duplicates import merge_duplicates
 from data_loader.hidden_labels import hide_labels
@@ -18,7 +19,7 @@ from data_loader.label_frame import LabelFrame, filter_rows, merge_classes
 from data_loader.split import check_leakage, make_fold_split, make_split, reuse_split
 from utils.config import Config
 from utils.config.components import Kind
-from utils.config.schema import DataSet
+from utils.config.schema import DataSet, NamedDataSet
 from utils.errors import ConfigError, UserError
 
 DATASETS = Kind("dataset", (readers,))
@@ -41,34 +42,52 @@ class Labels:
         return [int(row) for row in (self.split == split).to_numpy().nonzero()[0]]
 
 
-def read_frame(config: Config) -> LabelFrame:
-    """The label frame as the reader gives it, or those of several data sets as one; the attributes that are chosen."""
-    if isinstance(config.dataset, DataSet):
-        return _read(config, "dataset", config.dataset)
+def read_frames(config: Config) -> dict[str, LabelFrame]:
+    """What each reader gives, with all its attributes, by the name of its data set; '' where there is one."""
     frames = {}
-    for number, part in enumerate(config.dataset):
-        place = f"dataset[{number}]"
-        try:
-            frames[part.title] = _read(config, place, part)
-        except ConfigError:
+    for place, part in config.data_sets:
+        with _named(place, part):
+            frames[_title(part)] = DATASETS.build(part, config.where(place))
+    return frames
+
+
+def _in_use(config: Config, frames: Mapping[str, LabelFrame]) -> LabelFrame:
+    """One frame with the attributes that are chosen."""
+    chosen = dict(frames)
+    for place, part in config.data_sets:
+        if part.attributes is not None:
+            with _named(place, part):
+                where = config.where(f"{place}.attributes")
+                chosen[_title(part)] = choose_attributes(frames[_title(part)], part.attributes, where)
+    return chosen[""] if "" in chosen else join_data_sets(chosen, config.labels.merge or ())
+
+
+def _title(part: DataSet) -> str:
+    return part.title if isinstance(part, NamedDataSet) else ""
+
+
+@contextlib.contextmanager
+def _named(place: str, part: DataSet) -> Iterator[None]:
+    """Messages of one of several data sets say which."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except UserError as error:
+        if not _title(part):
             raise
-        except UserError as error:
-            raise UserError(f"data set '{part.title}': {str(error).replace('dataset.args', f'{place}.args')}") from None
-    return join_data_sets(frames, config.labels.merge or ())
-
-
-def _read(config: Config, place: str, part: DataSet) -> LabelFrame:
-    frame: LabelFrame = DATASETS.build(part, config.where(place))
-    if part.attributes is None:
-        return frame
-    return choose_attributes(frame, part.attributes, config.where(f"{place}.attributes"))
+        text = str(error).replace("dataset.args", f"{place}.args")
+        raise UserError(f"data set '{_title(part)}': {text}") from None
 
 
 def read_labels(config: Config, tell: Tell = _silently) -> LabelFrame:
-    """The label frame before any split: reader, corrections, merged classes, filters, duplicates."""
-    frame = read_frame(config)
+    """The label frame before any split: readers, corrections, attributes, merged classes, filters, duplicates."""
+    frames, corrected = read_frames(config), ""
     if config.labels.corrections:
-        frame = apply_corrections(frame, config.labels.corrections)
+        # Before attributes are chosen: what a row of the file means does not depend on what a run learns.
+        frames, corrected = correct_data_sets(frames, config.labels.corrections)
+    frame = _in_use(config, frames)
+    frame = frame.note(corrected) if corrected else frame
     if config.labels.merge:
         frame = merge_classes(frame, config.labels.merge)
     if config.labels.filters:

@@ -14,7 +14,7 @@ from data_loader.age import drop_near_boundary, shift_age_boundary
 from data_loader.corrections import apply_corrections
 from data_loader.joint import joint_label
 from data_loader.label_frame import LabelFrame
-from data_loader.prepare_labels import prepare_labels
+from data_loader.prepare_labels import prepare_labels, read_labels
 from data_loader.readers import LabelCSV, MaskFaces
 from tests.test_mask_faces import TABLES, competition, jpeg, refused, same, stand_in
 from utils.config import config_from_dict
@@ -146,6 +146,9 @@ def test_problems_are_counted_and_listed(frame: LabelFrame):
         (["000020,mask,mask9,normal"], "no class 'mask9'"),
         (["000020,mask,incorrect_mask,swap"], "a swap needs"),
         ([",gender,female,male"], "neither path nor id"),
+        (["000020,gender,female,male", "000020,person,,drop"], "contradicts row 1"),
+        (["000020,person,,drop", "000020,gender,female,male"], "contradicts row 1"),
+        (["000020,mask,normal,unsure", "000020,mask,mask3,drop", "000020,person,,drop"], "contradicts row 1"),
     ],
 )
 def test_refused(frame: LabelFrame, rows: list[str], message: str):
@@ -163,6 +166,18 @@ def test_a_shared_id_is_settled_by_the_path(frame: LabelFrame):
 def test_the_file_itself(frame: LabelFrame):
     assert "no file 'nix.csv'" in refused(apply_corrections, frame, "nix.csv")
     assert "column 'to'" in refused(correct, frame, "000020,gender,female", header="id,field,from")
+    assert "0 corrections: 0 applied" in correct(frame).history[-1] and same(correct(frame), frame)
+    assert "column 'to'" in refused(correct, frame, header="id,field,from")
+    rows = ["000020,gender,female,male,clear", "", "000005,age,29,31,seen twice, and asked"]
+    text = refused(correct, frame, *rows, header="id,field,from,to,why")
+    assert "fix.csv, line 4: 6 cells, but 5 columns (id, field, from, to, why)" in text and "double quotes" in text
+
+
+def test_a_person_is_relabeled_and_one_photo_dropped(frame: LabelFrame):
+    rows = ["000020,gender,female,male", "000020,mask,normal,drop", "000005,gender,male,male", "000005,person,,drop"]
+    fixed = correct(frame, *rows)
+    assert len(fixed) == len(frame) - 8 and set(labels(fixed, FEMALE, "gender").values()) == {"male"}
+    assert "3 applied, 1 already right" in fixed.history[-1] and "6 images changed" in fixed.history[-1]
 
 
 # --- ages of training rows -----------------------------------------------------------------------------------------
@@ -248,6 +263,33 @@ def test_config_applies_corrections_first_and_age_rules_to_train_last(tmp_path: 
     assert "no training row is left in <30" in text
     with pytest.raises(ConfigError, match=r"labels\.train\.drop_ages"):
         config_of(root, train={"drop_ages": [57, 59]})
+
+
+@pytest.mark.parametrize("heads", [["gender"], ["age"], ["mask"], ["age", "mask"]])
+def test_a_corrections_file_means_the_same_whatever_is_learned(tmp_path: Path, heads: list[str]):
+    """Attributes not in use, and the joint label, are corrected as heads are; a typo in them is as wrong."""
+    root = competition(tmp_path)
+    rows = ["000020,mask,incorrect_mask<->normal,swap", "000006,age,59,60", "000005,gender,male,female"]
+    fix = root / "fix.csv"
+    fix.write_text("\n".join(["id,field,from,to", *rows, "000003-1,age,>=60,unsure"]) + "\n")
+    full = read_labels(config_of(root, corrections="fix.csv"))
+    tree = config_of(root, corrections="fix.csv").to_dict()
+    chosen = config_from_dict({**tree, "dataset": {**tree["dataset"], "attributes": heads}}, "x")
+    some = read_labels(chosen)
+    args = {**tree["dataset"]["args"], "joint": True}
+    joint = read_labels(config_from_dict({**tree, "dataset": {"type": "MaskFaces", "args": args}}, "x"))
+    assert list(some.classes) == heads and list(joint.classes) == ["joint"]
+    for attribute, names in full.classes.items():
+        wanted = [[*names, "unlabeled"][label] for label in full.rows[attribute]]
+        held = some.rows[attribute]
+        found = (
+            [[*names, "unlabeled"][label] for label in held] if attribute in heads else list(held.fillna("unlabeled"))
+        )
+        assert found == wanted == list(joint.rows[attribute].fillna("unlabeled"))
+    assert some.rows["years"].equals(full.rows["years"]) and some.history[-1] == full.history[-1]
+    fix.write_text("id,field,from,to\n000006,gender,male,femal\n")
+    message = refused(read_labels, chosen)
+    assert "gender has no class 'femal'; did you mean 'female'?" in message
 
 
 # --- defects of the official baseline ------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 
-from data_loader.corrections import apply_corrections
 from data_loader.data_sets import label_table
 from data_loader.hidden_labels import hide_labels
 from data_loader.label_frame import filter_rows
@@ -175,14 +174,25 @@ def test_filters_concern_the_data_sets_that_have_their_columns(faces):
 
 
 def test_corrections_name_images_as_the_run_does(faces, monkeypatch, tmp_path):
+    """By the readers' names of attributes, whatever a run learns of them and calls them."""
     monkeypatch.chdir(tmp_path)
     Path("fix.csv").write_text(
         "path,field,from,to\nceleba/CelebA-HQ-img/5.jpg,bangs,bangs,no_bangs\n"
-        "utk/images/70_1_0_0005.jpg.chip.jpg,gender,female,unsure\n"
+        "utk/images/70_1_0_0005.jpg.chip.jpg,gender,female,unsure\nutk/images/20_0_0_0000.jpg.chip.jpg,age,20,33\n"
     )
-    rows = apply_corrections(read_labels(config_of(faces)), "fix.csv").rows.set_index("path")
+    rows = read_labels(config_of(faces, labels__corrections="fix.csv")).rows.set_index("path")
     assert rows.loc["celeba/CelebA-HQ-img/5.jpg", "bangs"] == 0
     assert rows.loc["utk/images/70_1_0_0005.jpg.chip.jpg", "gender"] == -1
+    parts = config_of(faces).to_dict()["dataset"]
+    parts[0]["attributes"], parts[1]["attributes"] = {"gender": "sex"}, ["gender"]
+    frame = read_labels(config_of(faces, dataset=parts, labels__corrections="fix.csv"))
+    rows = frame.rows.set_index("path")
+    assert "3 applied" in frame.history[-1] and rows.loc["celeba/CelebA-HQ-img/5.jpg", "bangs"] == "no_bangs"
+    assert rows.loc["utk/images/70_1_0_0005.jpg.chip.jpg", "sex"] == -1
+    assert list(rows.loc["utk/images/20_0_0_0000.jpg.chip.jpg", ["age", "years"]]) == [">=30", 33]
+    Path("fix.csv").write_text("path,field,from,to\nukt/images/5.jpg,gender,,male\n")
+    message = refused(read_labels, config_of(faces, labels__corrections="fix.csv"))
+    assert "paths begin with the name of a data set: utk/…, celeba/…" in message
 
 
 def test_corrections_of_a_person_name_the_data_set(tmp_path):
@@ -196,11 +206,16 @@ def test_corrections_of_a_person_name_the_data_set(tmp_path):
     parts = [{"type": "MaskFaces", "name": name, "args": {"root": str(tmp_path / name)}} for name in ("a", "b")]
     file = tmp_path / "fix.csv"
     file.write_text("path,field,from,to\nb/000001_male_Asian_20,gender,male,female\n")
-    frame = read_labels(config_of(tmp_path, dataset=parts))
-    before, after = frame.rows, apply_corrections(frame, str(file)).rows
+    before = read_labels(config_of(tmp_path, dataset=parts)).rows
+    after = read_labels(config_of(tmp_path, dataset=parts, labels__corrections=str(file))).rows
     assert list(after["path"][before["gender"] != after["gender"]]) == ["b/images/000001_male_Asian_20/normal.jpg"]
-    file.write_text("path,field,from,to\n000001_male_Asian_20,gender,male,female\n")
-    assert "no image or person has this path" in refused(apply_corrections, frame, str(file))
+    for row, message in (
+        ("000001_male_Asian_20,", "no image or person has this path"),
+        (",2", "persons of the data sets a and b have this id"),
+        (",3", "no image has this id"),
+    ):
+        file.write_text(f"path,id,field,from,to\n{row},gender,,female\n")
+        assert message in refused(read_labels, config_of(tmp_path, dataset=parts, labels__corrections=str(file)))
 
 
 def test_splits_keep_groups_and_the_shares_of_each_data_set(faces):
