@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +83,37 @@ def test_images_that_one_of_the_models_was_trained_on_are_not_scored(face_models
         assert "-s split.from=" in done.err and "split.csv" in done.err
     scores, _ = scored(in_process, tmp_path / "all", face_models["mask"], face_models["other"], "--split", "all")
     assert scores["images"] == 72
+
+
+def test_data_that_no_split_can_be_drawn_from_is_scored_by_the_stored_one(face_models, tmp_path, in_process):
+    """Another, smaller data set as a whole; and what is left of the validation images after most were removed."""
+    faces, gender = face_models["faces"], face_models["gender"]
+    table = pd.read_csv(faces / "labels.csv", keep_default_na=False)
+    sides = pd.read_csv(gender.parents[1] / "split.csv").set_index("path")["split"][table["path"]].to_numpy()
+    held = sides == "valid"
+    males, females = (table[(table["gender"] == gender) & held] for gender in ("male", "female"))
+    few = pd.concat([table[~held & (table["gender"] == "male")].head(2), males.head(6), females.head(1)])
+    other = tmp_path / "other"
+    (other / "images").mkdir(parents=True)
+    for path in few["path"]:
+        shutil.copy(faces / path, other / path)
+    few.to_csv(other / "labels.csv", index=False)
+    moved = [gender, "-s", f"dataset.args.root={other}", "--split"]
+    scores, rows = scored(in_process, tmp_path / "all", *moved, "all")
+    assert scores["images"] == len(few) and list(rows["path"]) == list(few["path"])
+    scores, rows = scored(in_process, tmp_path / "valid", *moved, "valid")
+    assert list(rows["path"]) == list(few["path"])[2:]
+
+    # The same images, but one person is left of a class.
+    others = (table["gender"] == "male") & (table["person"] != males["person"].iloc[0])
+    relabeled = table.assign(gender=table["gender"].mask(others, ""))
+    for path in table["path"]:
+        shutil.copy(faces / path, other / path)
+    relabeled.to_csv(other / "labels.csv", index=False)
+    arguments = ["-d", "cpu", "-s", f"dataset.args.root={other}", "--out", str(tmp_path / "o")]
+    done = in_process("test.py", "--resume", str(gender), *arguments)
+    assert done.code == 0 and "today none can be drawn: split.valid 0.4: class 'male'" in done.out, done.err
+    assert set(pd.read_csv(tmp_path / "o" / "predictions.csv")["path"]) == {*males["path"][:2], *females["path"]}
 
 
 def test_mistakes_in_the_options(face_models, tmp_path, in_process):

@@ -16,7 +16,8 @@ from base.scoring import Normalize
 from base.speed import lay_out
 from data_loader.data_sets import add_attributes
 from data_loader.face_data import FaceData
-from data_loader.prepare_labels import Labels, prepare_labels, read_labels
+from data_loader.prepare_labels import Labels, draw_split, read_labels
+from data_loader.split import check_leakage
 from report.evaluation import HeadPrediction
 from report.writer import write_report
 from trainer.build import build_model, open_run_images
@@ -84,15 +85,25 @@ def load_for_evaluation(
     return Loaded(path, config, model.eval(), classes, state["normalization"], offsets, state["data"], run_dir)
 
 
-def labels_for_scoring(loaded: Loaded) -> Labels:
-    """Today's data with all its labels and the split that the config draws; where the config took it from a file,
-    which may be gone, the checkpoint's own: a row that it does not know goes with its group, else to train."""
-    if loaded.config.split.from_file is None:
-        return prepare_labels(loaded.config, hide=False)
-    frame, known = read_labels(loaded.config), loaded.data
+def labels_for_scoring(loaded: Loaded, split: str = "valid", tell: Callable[[str], None] = print) -> Labels:
+    """Today's data with all its labels, and the split that the config draws from it.
+
+    Where that can only differ from the checkpoint's own (there are other images), is not needed (`split` "all"), cannot
+    be drawn, or came from a file, which may be gone, it is the checkpoint's: a row that it does not know goes with its
+    group, else it is on no side ('').
+    """
+    config, known = loaded.config, loaded.data
+    frame = read_labels(config)
+    if split != "all" and config.split.from_file is None and set(frame.rows["path"]) == set(known["path"]):
+        try:
+            drawn, _ = draw_split(config, frame)
+            check_leakage(frame, drawn)
+            return Labels(frame, drawn)
+        except UserError as error:
+            tell(f"the split of {loaded.path} is the one that it was trained on; today none can be drawn: {error}")
     of_group = frame.rows["group"].map(dict(zip(known["group"], known["split"])))
     of_path = frame.rows["path"].map(dict(zip(known["path"], known["split"])))
-    return Labels(frame, of_path.fillna(of_group).fillna("train").rename("split"))
+    return Labels(frame, of_path.fillna(of_group).fillna("").rename("split"))
 
 
 class Rows(Protocol):
@@ -135,12 +146,13 @@ def test_checkpoints(
     """
     check_fit(fit, ensemble, split)
     fixed = bool(fit) or ensemble.fitted is not None
+    notes: list[str] = []
     models = [
-        (loaded, labels_for_scoring(loaded))
+        (loaded, _with_heads(loaded, labels_for_scoring(loaded, split, notes.append)))
         for loaded in (load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths)
     ]
-    models = [(loaded, _with_heads(loaded, labels)) for loaded, labels in models]
-    rows, notes = common_rows(models, split)
+    rows, said = common_rows(models, split)
+    notes += said
     ages = known_ages(models, rows, near_years)
     predictions = [
         _predict_rows(loaded, labels, chosen, ensemble, device, notes.append)

@@ -43,7 +43,7 @@ def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.n
     of_row = frame["path"].map(stored)
     chosen = (of_row == split).to_numpy()
     if split != "train":
-        chosen &= ~frame["group"].isin(trained_groups).to_numpy()
+        chosen = chosen & ~frame["group"].isin(trained_groups).to_numpy()
     new, gone = int(of_row.isna().sum()), len(set(stored) - set(frame["path"]))
     note = (
         f"the data or its split has changed since this model was trained ({new:,} new images, {gone:,} gone); scored "
