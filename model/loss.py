@@ -239,9 +239,11 @@ def mixture(
     parts: the losses, each a name or {"type", "args"}. weights: a factor of each; null: 1 / number of parts.
     Raises ValueError if the weights do not fit, or a part refuses its options.
     """
-    factors = [1 / len(parts)] * len(parts) if weights is None and parts else weights or []
-    if not parts or len(factors) != len(parts):
-        raise ValueError(f"weights has {len(factors)} entries for {len(parts)} parts; at least one of each is needed")
+    if not parts:
+        raise ValueError("parts is empty; name at least one loss")
+    factors = [1 / len(parts)] * len(parts) if weights is None else weights
+    if len(factors) != len(parts):
+        raise ValueError(f"weights has {len(factors)} entries for {len(parts)} parts; give one for each")
     if min(factors) < 0 or max(factors) == 0:
         raise ValueError(f"weights needs entries of at least 0, not all 0: {weights}")
     total = torch.zeros(len(target), device=logits.device)

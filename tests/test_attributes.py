@@ -131,6 +131,8 @@ def test_each_head_is_measured_by_its_own_metrics(faces: Path, tmp_path: Path):
             'metrics={"age": ["macro_f2"], "default": ["macro_f1"]}',
             "metrics.age[0]: no metric 'macro_f2'; did you mean",
         ),
+        # What is monitored by default is not measured then either, but that is not what is wrong.
+        ('metrics=["f1"]', "metrics[0]: no metric 'f1'; choose from accuracy, "),
         ('metrics={"age": "macro_f1"}', "metrics.age: expected a non-empty list of strings"),
         ('metrics={"age": []}', "metrics.age: expected a non-empty list of strings"),
         ("metrics=[]", 'metrics: expected a non-empty list of names or {HEAD or "default": [names]}'),

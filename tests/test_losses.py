@@ -192,7 +192,7 @@ def test_mixture_is_the_weighted_sum_of_its_parts():
         ("ldam", {"reweight_after": 1.0, "class_weight": "effective"}, "above 0 and below 1"),
         ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 0.0}, "not both 0"),
         ("symmetric_cross_entropy", {"log_zero": 0.0}, "log_zero must be below 0"),
-        ("mixture", {"parts": []}, "at least one"),
+        ("mixture", {"parts": []}, "parts is empty; name at least one loss"),
         ("mixture", {"parts": ["focal"], "weights": [0.5, 0.5]}, "2 entries for 1 parts"),
         ("mixture", {"parts": ["focal"], "weights": [-1.0]}, "at least 0"),
         ("mixture", {"parts": ["bce", "focal"]}, "two classes are needed"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def _checked(base: Layer, overrides: Sequence[str], catalogue: Path | None) -> C
     known = None if catalogue is None else load_catalogue(catalogue)
     if known is not None:
         problems += catalogue_problems(layer.tree, known)
-    problems += _monitor_problems(layer.tree)
+    problems += _monitor_problems(layer.tree, None if known is None else known.names("metric"))
     if config is None or problems or malformed:
         raise ConfigError([*malformed, *map(layer.line, problems)])
     config._layer = layer
@@ -139,8 +139,11 @@ def _schema_at(key: Sequence[str | int], root: Schema) -> Schema:
     return schema
 
 
-def _monitor_problems(tree: Tree) -> list[Problem]:
-    """The monitored value must be one that is measured; which heads there are is not known yet."""
+def _monitor_problems(tree: Tree, known: Collection[str] | None) -> list[Problem]:
+    """The monitored value must be one that is measured; which heads there are is not known yet.
+
+    A metric that is not `known` may be misspelled. Then that is what is wrong, and is said when the classes are there.
+    """
     trainer, metrics = tree.get("trainer"), tree.get("metrics", Config.model_fields["metrics"].default)
     default = Trainer.model_fields["monitor"].default
     monitor = trainer.get("monitor", default) if isinstance(trainer, dict) else default
@@ -148,6 +151,8 @@ def _monitor_problems(tree: Tree) -> list[Problem]:
         return []
     name = monitor.split()[1]
     split, *head, value = name.split("/") if "/" in name else ("", name)
+    if known is not None and not _names(metrics) <= set(known):
+        return []
     if isinstance(metrics, dict):
         of_head = metrics.get(head[0], metrics.get("default")) if len(head) == 1 else None
         metrics = of_head or [m for names in metrics.values() if isinstance(names, list) for m in names]
@@ -158,3 +163,9 @@ def _monitor_problems(tree: Tree) -> list[Problem]:
         return []
     choices = [f"{part}/{m}" for part in ("train", "valid") for m in measured]
     return [Problem(("trainer", "monitor"), f"nothing is measured as '{name}'{did_you_mean(name, choices)}")]
+
+
+def _names(metrics: Any) -> set[str]:
+    """Every metric that is named for any head."""
+    lists = metrics.values() if isinstance(metrics, dict) else [metrics]
+    return {name for names in lists if isinstance(names, list) for name in names if isinstance(name, str)}
