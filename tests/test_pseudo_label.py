@@ -249,12 +249,12 @@ def test_a_warm_up_of_the_whole_run_is_refused_but_told_where_a_trial_is_short(t
     assert done.code == 0, done.err
     log = (tmp_path / "saved" / "tiny" / "x" / "train.log").read_text()
     assert "warning: trainer.args.warm_up_epochs: 1 epochs of warm-up leave none of 1 to learn" in log
-    assert "lr_scheduler.args.warm_up: the run has 2 steps, so it is 2" in log
+    assert "warning: lr_scheduler.args.warm_up: the run has 2 steps, so it is 2" in log
     last = str(tmp_path / "saved" / "tiny" / "x" / "checkpoints" / "last.pth")
     done = in_process("train.py", "-r", last, "-s", "trainer.epochs=2")
     assert done.code == 0 and rows(tmp_path / "saved" / "tiny" / "x")[-1]["train/hue/pass_rate"] != ""
-    for changes in ("lr_scheduler.args.warm_up=-1", "lr_scheduler.args.warm_up=49", "lr_scheduler.args.total_steps=-2"):
-        done = in_process("train.py", "-c", str(config), "-s", changes)
+    for changes in ("warm_up=-1", "total_steps=2", "total_steps=-2"):
+        done = in_process("train.py", "-c", str(config), "-s", f"lr_scheduler.args.{changes}")
         assert done.code == 2 and "lr_scheduler.args: cosine_716: " in done.err, done.err
     done = in_process("train.py", "-c", str(config), "-s", "trainer.args.threshold.args.value=1.5")
     assert done.err.startswith(
