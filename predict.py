@@ -54,11 +54,13 @@ def main() -> None:
         from trainer.ensemble import Ensemble
         from trainer.predict_files import find_images, predict_files
         from utils.device import choose_device
-        from utils.files import atomic_write
+        from utils.files import atomic_write, check_output
 
+        check_output(arguments.out, "--out")
         ensemble = Ensemble(arguments.resume, tta=arguments.tta, calibration=arguments.calibration)
         files = find_images(arguments.images)
         table = predict_files(ensemble, files, choose_device(arguments.device))
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(arguments.out, table.to_csv(index=False))
         for column in table.columns[table.columns.str.endswith("/prediction")]:
             counts = ", ".join(f"{name} {n:,}" for name, n in table[column].value_counts().items())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from utils.command import exit_codes
 from utils.errors import UserError
+from utils.files import check_output
 
 Commands = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 
@@ -88,6 +89,7 @@ def _add_explore(commands: Commands) -> None:
 
 def run_explore(args: argparse.Namespace) -> None:
     config, workers = _config(args), _workers(args)
+    check_output(args.out, "--out", folder=True)
 
     from trainer.explore import explore
 
@@ -169,6 +171,8 @@ def _add_males(commands: Commands) -> None:
 
 
 def run_males(args: argparse.Namespace) -> None:
+    check_output(args.out, "--out")
+
     from trainer.males import find_males, open_classifier, with_hand_labels, write_males
     from utils.device import choose_device
 
@@ -255,6 +259,7 @@ def _add_duplicates(commands: Commands) -> None:
 def run_duplicates(args: argparse.Namespace) -> None:
     args.set.append("labels.duplicates=null")
     config = _config(args)
+    check_output(args.out, "--out")
 
     from data_loader.duplicates import describe, duplicates
     from data_loader.prepare_labels import fingerprint_folder, read_labels

@@ -90,7 +90,11 @@ def main() -> None:
         from trainer.submission import submit
         from utils.device import choose_device
         from utils.errors import UserError
+        from utils.files import check_output
 
+        for option, path, folder in (("--out", arguments.out, True), ("--submission", arguments.submission, False)):
+            if path is not None:
+                check_output(path, option, folder)
         ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta, arguments.calibration)
         given = (ensemble, choose_device(arguments.device), arguments.config, arguments.set)
         if arguments.submission is not None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.files import atomic_path, atomic_write, sha256_of
+from utils.errors import UserError
+from utils.files import atomic_path, atomic_write, check_output, sha256_of
 
 
 def test_atomic_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -64,3 +65,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"), atomic_path(tmp_path):
+        pytest.fail("the work must not start")
+    assert tmp_path.is_dir()
+    check_output(tmp_path / "a" / "b.csv", "--out")
+    check_output(tmp_path / "a", "--out", folder=True)

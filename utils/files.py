@@ -9,6 +9,21 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils.errors import UserError
+
+
+def check_output(path: Path, option: str, folder: bool = False) -> None:
+    """Raises UserError, beginning with the option, if what is to be written to `path` (a file, or a `folder` of them)
+    cannot be: for before the work, since a mistake there must not cost its result."""
+    path = Path(path)
+    if path.exists() and path.is_dir() != folder:
+        raise UserError(f"{option} {path}: is a {'file; name a folder' if folder else 'folder; name a file'}")
+    there = next(place for place in (path, *path.absolute().parents) if place.exists() and (folder or place != path))
+    if not there.is_dir():
+        raise UserError(f"{option} {path}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: nothing can be written in {there}")
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -16,8 +31,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The content is on disk before the name is: fsync, rename, fsync of the folder. If the block raises, the temporary
     file is removed and an existing `path` stays as it was. The suffix is kept, because numpy, OpenCV and PIL go by it.
+    Raises UserError if `path` is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; a file is to be written there")
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}-{path.name}")
     try:
         yield temporary
