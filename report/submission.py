@@ -43,15 +43,24 @@ def write_submission(info_csv: Path | str, predictions: pd.DataFrame | Mapping[s
 
 
 def read_image_ids(info_csv: Path) -> list[str]:
-    """The images of info.csv in its order. Raises UserError if there is no such table or an image is in it twice."""
+    """The images of info.csv in its order, blanks around them left out.
+
+    Raises UserError if there is no such table, an ImageID is blank, or an image is in it twice.
+    """
     try:
         table = pd.read_csv(info_csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{info_csv}: no such file") from None
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{info_csv}: not a table: {error}") from None
+    table.columns = [str(name).strip() for name in table.columns]
+    table = table.fillna("").apply(lambda column: column.str.strip())
+    table = table[(table != "").any(axis=1)]
     if list(table.columns) != ["ImageID", "ans"] or not len(table):
         raise UserError(f"{info_csv}: expected rows with the columns ImageID, ans, found {', '.join(table.columns)}")
+    blank = int((table["ImageID"] == "").sum())
+    if blank:
+        raise UserError(f"{info_csv}: {blank:,} rows have no ImageID")
     repeated = table["ImageID"][table["ImageID"].duplicated()]
     if len(repeated):
         raise UserError(f"{info_csv}: {len(repeated):,} images are listed twice (such as {repeated.iloc[0]})")

@@ -104,6 +104,12 @@ def test_ids_that_two_persons_share_keep_them_apart(tmp_path: Path):
     assert any("003397" in line and "shared" in line for line in frame.history)
 
 
+def test_a_class_without_an_image_is_warned_of(tmp_path: Path):
+    history = MaskFaces(str(competition(tmp_path)), age_boundaries=[30, 200]).history
+    assert "warning: no image is '>=200', so it cannot be learned" in next(n for n in history if n.startswith("age:"))
+    assert not any("warning" in note for note in MaskFaces(str(tmp_path)).history)
+
+
 def test_age_boundaries_are_configurable(tmp_path: Path):
     root = str(competition(tmp_path))
     frame = MaskFaces(root, age_boundaries=[20, 58])
@@ -204,6 +210,9 @@ def test_evaluation_images_come_in_the_order_of_info_csv(tmp_path: Path):
     for root in (tmp_path, tmp_path / "eval", tmp_path / "train"):
         info, files = eval_files(root)
         assert [file.name for file in files] == names and info == tmp_path / "eval" / "info.csv"
+    info.write_text("ImageID, ans\n\nc0.jpg ,0\n ,0\n,0\n")
+    assert f"{info}: line 4: the cell of 'ImageID' is blank (2 such rows)" in refused(eval_files, tmp_path)
+    info.write_text("ImageID,ans\na1.jpg,0\n")
     (tmp_path / "eval" / "images" / "a1.jpg").unlink()
     assert "a1.jpg" in refused(eval_files, tmp_path)
 

@@ -66,6 +66,11 @@ def test_images_that_are_answered_or_listed_twice(tmp_path: Path, info: Path):
     table = pd.DataFrame({"ImageID": [*NAMES, NAMES[0]], "ans": 1})
     assert "two answers (such as c3.jpg)" in refused(write_submission, info, table, tmp_path / "out.csv")
     assert "ImageID" in refused(write_submission, info, table.rename(columns={"ans": "label"}), tmp_path / "out.csv")
+    info.write_text("ImageID, ans\n\nb2.jpg ,0\n a1.jpg,0\n")
+    write_submission(info, {"a1.jpg": 1, "b2.jpg": 2}, tmp_path / "blanks.csv")
+    assert (tmp_path / "blanks.csv").read_text() == "ImageID,ans\nb2.jpg,2\na1.jpg,1\n"
+    info.write_text("ImageID,ans\na1.jpg,0\n ,0\n")
+    assert "1 rows have no ImageID" in refused(write_submission, info, {"a1.jpg": 1}, tmp_path / "out.csv")
     info.write_text("ImageID,ans\na1.jpg,0\na1.jpg,0\n")
     assert "listed twice" in refused(write_submission, info, {"a1.jpg": 1}, tmp_path / "out.csv")
     assert "no such file" in refused(write_submission, tmp_path / "nix.csv", {}, tmp_path / "out.csv")

@@ -19,6 +19,7 @@ from data_loader.readers.table import (
     normalised,
     raw_columns,
     read_table,
+    with_counts,
     without_repeats,
 )
 from utils.errors import UserError, did_you_mean
@@ -82,9 +83,7 @@ def LabelCSV(
     result = LabelFrame(
         pd.concat([rows, raw], axis=1), names, folder, (f"LabelCSV {file}: {len(rows):,} images", *notes)
     )
-    for attribute in attributes:
-        result = result.note(result.describe(attribute))
-    return result
+    return with_counts(result, attributes)
 
 
 def _check_names(attributes: list[str], classes: dict[str, list[str]]) -> None:

@@ -17,10 +17,12 @@ from data_loader.readers.table import (
     few,
     indices,
     locate,
+    need_cells,
     need_columns,
     normalised,
     raw_columns,
     read_table,
+    with_counts,
     without_repeats,
 )
 from utils.errors import UserError, did_you_mean
@@ -76,19 +78,15 @@ def MaskFaces(
     first = f"MaskFaces {folder}: {len(rows):,} images of {rows['group'].nunique():,} persons"
     classes = {"mask": MASK, "gender": GENDER, AGE: ages}
     result = LabelFrame(pd.concat([rows, raw], axis=1), classes, folder, (first, *notes, *photo_notes))
-    for attribute in classes:
-        result = result.note(result.describe(attribute))
-    if not joint:
-        return result
-    result = join_attributes(result)
-    return result.note(result.describe("joint"))
+    result = with_counts(result, classes)
+    return with_counts(join_attributes(result), ["joint"]) if joint else result
 
 
 def eval_files(root: str | Path) -> tuple[Path, list[Path]]:
     """The competition's evaluation images: (info.csv, its images in its order, the only one that counts).
 
     root: the `eval` folder, the one above it, or the `train` folder beside it. Raises UserError if the table or an
-    image is missing.
+    image is missing, or an ImageID blank.
     """
     folder = Path(root).expanduser()
     places = (folder, folder / "eval", folder.parent / "eval")
@@ -97,6 +95,7 @@ def eval_files(root: str | Path) -> tuple[Path, list[Path]]:
         raise UserError(f"no info.csv in {', '.join(map(str, places))}")
     table = read_table(info)
     need_columns(table, ["ImageID"], info)
+    need_cells(table, "ImageID", info)
     images = info.parent / IMAGES
     there = set(os.listdir(images)) if images.is_dir() else set()
     absent = [name for name in table["ImageID"] if name not in there]

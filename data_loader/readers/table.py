@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_loader.label_frame import LabelFrame
 from utils.errors import UserError, did_you_mean
 
 LEFT_OUT = "-1"
@@ -62,6 +64,23 @@ def need_columns(table: pd.DataFrame, names: Iterable[str], path: Path) -> None:
         raise UserError(f"{path}: {'; '.join(lacking)}")
 
 
+def need_cells(table: pd.DataFrame, column: str, path: Path) -> None:
+    """Raises UserError, with the first line, if the cell of a row of this file is blank."""
+    blank = int((table[column] == "").sum())
+    if not blank:
+        return
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        header = [name.strip() for name in next(cells for cells in reader if cells)]
+        place = header.index(column)
+        lines = (
+            reader.line_num
+            for cells in reader
+            if any(map(str.strip, cells)) and not "".join(cells[place : place + 1]).strip()
+        )
+        raise UserError(f"{path}: line {next(lines)}: the cell of '{column}' is blank ({blank:,} such rows)")
+
+
 def normalised(cells: pd.Series) -> pd.Series:
     """Labels as text that compares: '1', '1.0' and ' 1' are one label; a blank cell and 'nan' are ''."""
     return cells.map({cell: _normal(cell) for cell in cells.unique()})
@@ -110,6 +129,18 @@ def raw_columns(table: pd.DataFrame, taken: Iterable[str]) -> pd.DataFrame:
         numeric = all(_NUMBER.fullmatch(cell) for cell in cells.dropna().unique()) and cells.notna().any()
         raw[f"raw_{name}" if name in set(taken) else name] = pd.to_numeric(cells) if numeric else cells
     return pd.DataFrame(raw, index=table.index)
+
+
+def with_counts(frame: LabelFrame, attributes: Iterable[str]) -> LabelFrame:
+    """Notes of how many images each class of the attributes has, with a warning of those that have none."""
+    for attribute in attributes:
+        counts, line = frame.counts(attribute), frame.describe(attribute)
+        empty = [f"'{name}'" for name, count in counts.items() if not count]
+        if empty and len(empty) < len(counts):
+            more = ", …" if len(empty) > 3 else ""
+            line += f"; warning: no image is {' or '.join(empty[:3])}{more}, so it cannot be learned"
+        frame = frame.note(line)
+    return frame
 
 
 def few(names: Sequence[str], noun: str, most: int = 3) -> str:

@@ -12,7 +12,7 @@ from data_loader.age import AGE, BOUNDARIES, YEARS, age_index, age_names, check_
 from data_loader.joint import GENDER, join_attributes
 from data_loader.label_frame import LabelFrame
 from data_loader.readers.image_folder import images_below
-from data_loader.readers.table import existing_root, few, need_columns, read_table, without_repeats
+from data_loader.readers.table import existing_root, few, need_columns, read_table, with_counts, without_repeats
 from utils.errors import UserError
 
 TABLE = "labels.csv"
@@ -51,12 +51,8 @@ def UTKFace(
         notes.append(f"{few(broken, 'image')} skipped: the name is not age_gender_race_date.jpg")
     classes = {"gender": GENDER, AGE: age_names(age_boundaries)}
     result = LabelFrame(rows, classes, folder, (f"UTKFace {folder}: {len(rows):,} images", *notes))
-    for attribute in classes:
-        result = result.note(result.describe(attribute))
-    if not joint:
-        return result
-    result = join_attributes(result)
-    return result.note(result.describe("joint"))
+    result = with_counts(result, classes)
+    return with_counts(join_attributes(result), ["joint"]) if joint else result
 
 
 def _groups(folder: Path, paths: list[str], column: str | None) -> tuple[list[str], list[str]]:
