@@ -157,17 +157,24 @@ def expected_calibration_error(bins: pd.DataFrame) -> float:
 def joint_head(heads: Sequence[HeadPrediction]) -> HeadPrediction | None:
     """All heads as one: the class is the tuple of their classes, numbered with the last head running fastest.
 
+    As `compose_heads`, and None as well where no image is labeled for all heads.
+    """
+    joint = compose_heads(heads)
+    return joint if joint is not None and joint.labeled.any() else None
+
+
+def compose_heads(heads: Sequence[HeadPrediction]) -> HeadPrediction | None:
+    """The joint answer of heads, whether or not there are labels.
+
     Heads are taken as independent: the probability of a tuple is the product. An image is labeled if it is for all.
-    None where this says nothing: a single head, a head that is itself named 'joint', no image labeled for all heads,
-    more than 36 tuples, or tuples whose names coincide.
+    None where this says nothing: a single head, a head that is itself named 'joint', more than 36 tuples, or tuples
+    whose names coincide.
     """
     sizes = [len(head.classes) for head in heads]
     named = any(head.name == JOINT for head in heads)
     if len(heads) < 2 or named or prod(sizes) > MOST_JOINT_CLASSES:
         return None
     labeled = np.logical_and.reduce([head.labeled for head in heads])
-    if not labeled.any():
-        return None
     labels = np.zeros(len(labeled), dtype=np.int64)
     probs = np.ones((len(labeled), 1))
     decided = np.zeros(len(labeled), dtype=np.int64)

@@ -14,7 +14,14 @@ import pandas as pd
 
 from report import plots
 from report.errors import Ages, describe_errors, error_taxonomy
-from report.evaluation import HeadPrediction, evaluate_head, expected_calibration_error, joint_head, reliability
+from report.evaluation import (
+    HeadPrediction,
+    compose_heads,
+    evaluate_head,
+    expected_calibration_error,
+    joint_head,
+    reliability,
+)
 from report.page.gallery import error_cells, unsure_right
 from report.page.page import Page, Section, render
 from report.pseudo_labels import PseudoLabelSection, pseudo_label_section
@@ -99,15 +106,18 @@ def write_report(
 def prediction_table(rows: pd.DataFrame, heads: Sequence[HeadPrediction]) -> pd.DataFrame:
     """One row per image: path, split and per head HEAD/label, HEAD/prediction, HEAD/confidence, HEAD/p/CLASS.
 
-    Labels and predictions are class names; the label of an image that is not labeled is None.
+    Labels and predictions are class names; the label of an image that is not labeled is None. Where heads make a joint
+    label together, its label, prediction and confidence follow; its probabilities are products of theirs.
     """
     columns: dict[str, Any] = {"path": rows["path"].to_numpy(), "split": rows["split"].to_numpy()}
-    for head in heads:
+    joint = compose_heads(heads)
+    for head in heads if joint is None else [*heads, joint]:
         names = np.array([*head.classes, None], dtype=object)
         columns[f"{head.name}/label"] = names[head.labels]
         columns[f"{head.name}/prediction"] = names[head.predictions]
         columns[f"{head.name}/confidence"] = head.confidence
-        columns |= {f"{head.name}/p/{name}": head.probs[:, i] for i, name in enumerate(head.classes)}
+        if head is not joint:
+            columns |= {f"{head.name}/p/{name}": head.probs[:, i] for i, name in enumerate(head.classes)}
     return pd.DataFrame(columns)
 
 

@@ -422,7 +422,13 @@ def test_report_files(report):
     assert list(table.columns) == [
         *("path", "split", "fore/head/label", "fore/head/prediction", "fore/head/confidence", "fore/head/p/$x_{$"),
         *("fore/head/p/<i>&", "age/label", "age/prediction", "age/confidence", "age/p/a", "age/p/b", "age/p/c"),
+        *("joint/label", "joint/prediction", "joint/confidence"),
     ]
+    fore = heads[0]
+    both = [f"{fore.classes[a]}/{'abc'[b]}" for a, b in zip(fore.predictions, heads[1].predictions)]
+    assert table["joint/prediction"].tolist() == both
+    assert np.allclose(table["joint/confidence"].astype(float), fore.confidence * heads[1].confidence)
+    assert (table["joint/label"] == "").sum() == 20
     age = heads[1]
     assert table["age/label"].tolist() == ["abc"[label] if label >= 0 else "" for label in age.labels]
     assert table["age/prediction"].tolist() == ["abc"[index] for index in age.predictions]
