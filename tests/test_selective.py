@@ -14,17 +14,18 @@ LABELED, UNLABELED = 4, 12
 
 
 class Net(BaseModel):
-    """A convolution, layer norm and two heads; counts the rows that it computes with gradient."""
+    """A convolution, layer norm and two heads; counts the rows that it computes with gradient and without."""
 
     def __init__(self, norm: nn.Module | None = None):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), norm or nn.GELU(), nn.Flatten(), nn.LayerNorm(128))
         self.heads = nn.ModuleDict({head: nn.Linear(128, len(names)) for head, names in CLASSES.items()})
-        self.rows = 0
+        self.rows = self.free = 0
 
     def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
         self.rows += len(images) * torch.is_grad_enabled()
+        self.free += len(images) * (not torch.is_grad_enabled())
         features = self.body(images)
         return {head: 2 * linear(features) for head, linear in self.heads.items()}
 
@@ -47,6 +48,8 @@ def step(make_trainer):
         made.network.train()
         loss = made.training_step({"labeled": {"image": images(LABELED), "target": target}, "unlabeled": unlabeled})
         loss.backward()
+        reads_labeled = threshold["type"] == "adamatch"
+        assert made.model.free == UNLABELED + LABELED * (selective and reads_labeled)
         gradients = torch.cat([p.grad.flatten() for p in made.model.parameters()])
         return loss.detach(), gradients, made.model.rows - LABELED, made.sums.read()
 
@@ -59,10 +62,11 @@ def step(make_trainer):
         ({"type": "fixed", "args": {"value": 0.6}}, {"align": "prior"}, range(1, UNLABELED)),
         ({"type": "fixed", "args": {"value": 1.0}}, {}, range(1)),
         ({"type": "freematch", "args": {}}, {}, range(1, UNLABELED + 1)),
-        ({"type": "softmatch", "args": {}}, {}, range(UNLABELED, UNLABELED + 1)),
+        ({"type": "adamatch", "args": {}}, {"align": "estimated"}, range(1, UNLABELED + 1)),
+        ({"type": "fixed", "args": {"value": 0.6}}, {"debias": "simpro"}, range(1, UNLABELED)),
         ({"type": "fixed", "args": {"value": 0.6}}, {"debias": "debiaspl"}, range(1, UNLABELED)),
     ],
-    ids=["some rows", "no row", "freematch", "soft weights", "debiased"],
+    ids=["some rows", "no row", "freematch", "labeled rows too", "labels counted", "debiased"],
 )
 def test_the_same_gradients_from_fewer_rows(step, threshold, args, rows):
     loss, gradients, all_rows, sums = step(threshold, False, **args)
@@ -86,6 +90,8 @@ def test_refused_where_rows_depend_on_one_another(make_trainer):
         build(Net(nn.BatchNorm2d(8)))
     with pytest.raises(ConfigError, match="weak_forward to auto"):
         build(Net(), weak_forward="joint")
+    with pytest.raises(ConfigError, match=r"selective: softmatch gives every row of 'mask' a weight"):
+        build(Net(), threshold="softmatch")
     frozen = Net(nn.BatchNorm2d(8))
     frozen.frozen_batch_norms = ("body.1",)
     assert build(frozen).selective

@@ -11,7 +11,7 @@ from torch import Tensor
 from base.base_dataset import Batch
 from base.parts import Parts
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
-from trainer.selective import check_selective, only, rows_with_weight
+from trainer.selective import check_leaves_out, check_selective, only, rows_with_weight
 from trainer.semi_supervised import Align, Debias, OnCollapse, SemiSupervisedTrainer, Threshold
 
 Logits = dict[str, Tensor]
@@ -64,6 +64,8 @@ class FixMatchTrainer(SemiSupervisedTrainer):
             abc_weight=abc_weight,
             on_collapse=on_collapse,
         )
+        if selective:
+            check_leaves_out(parts.config, {head: self.labeler(head) for head in self.classes})
         self.joint = weak_forward == "joint" or (weak_forward == "auto" and self.model.has_batch_norm)
 
     def training_step(self, batch: Batch) -> Tensor:
@@ -85,10 +87,12 @@ class FixMatchTrainer(SemiSupervisedTrainer):
     def _forward_selected(self, batch: Batch) -> tuple[Logits, Logits, Logits, Found]:
         """Weak rows first; then, with gradient, the labeled and those strong rows whose pseudo-label has a weight."""
         labeled, unlabeled = batch["labeled"]["image"], batch["unlabeled"]
-        count = len(unlabeled["weak"])
+        first, count = unlabeled["weak"], len(unlabeled["weak"])
+        if any(self.labeler(head).reads_labeled for head in self.classes):
+            first = torch.cat([first, labeled])
         with torch.no_grad():
             # One forward pass with gradient, as data-parallel training wants it; statistics need labeled rows before.
-            logits = self.network(self.normalize(torch.cat([unlabeled["weak"], labeled])), clean=count)
+            logits = self.network(self.normalize(first), clean=count)
         of_weak = {head: rows[:count] for head, rows in logits.items()}
         found = list(self.pseudo_labels(batch, {head: rows[count:] for head, rows in logits.items()}, of_weak))
         keep = rows_with_weight(labels for _, _, labels in found)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from base.base_model import BaseModel
-from trainer.pseudo_label.labeler import PseudoLabels
+from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from utils.config import Config
 from utils.errors import ConfigError
 
@@ -26,6 +26,17 @@ def check_selective(config: Config, model: BaseModel, weak_forward: str) -> None
         raise ConfigError(f"{where}: the balanced heads learn from other rows; set arch.args.head to plain")
     if weak_forward == "joint":
         raise ConfigError(f"{where}: needs the pseudo-labels before the strong views; set weak_forward to auto")
+
+
+def check_leaves_out(config: Config, labelers: Mapping[str, PseudoLabeler]) -> None:
+    """Raises ConfigError where a threshold gives every row a weight."""
+    for head, labeler in labelers.items():
+        if labeler.threshold.weighs_all:
+            raise ConfigError(
+                f"{config.where('trainer.args.selective')}: {type(labeler.threshold).__name__} gives every row of "
+                f"'{head}' a weight, so none can be left out; set selective to false, or threshold to fixed, "
+                "flexmatch, freematch or adamatch"
+            )
 
 
 def rows_with_weight(labels: Iterable[PseudoLabels]) -> Tensor:

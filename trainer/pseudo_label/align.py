@@ -42,6 +42,8 @@ class prior(nn.Module):
     """Whether probabilities are aligned."""
     follows_network = False
     """Whether the target moves with what the network predicts, so that it follows a collapse."""
+    reads_labeled = False
+    """Whether it looks at the labeled rows."""
 
     def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, distribution: list[float] | None = None):
         super().__init__()
@@ -90,6 +92,7 @@ class estimated(prior):
     """
 
     follows_network = True
+    reads_labeled = True
 
     def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, bias_correction: bool = True):
         super().__init__(class_counts, momentum=momentum)

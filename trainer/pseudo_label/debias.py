@@ -15,10 +15,11 @@ class Debias(nn.Module, ABC):
 
     A step calls `start_step`, `pseudo`, `update`, then `labeled` and `student`.
     soft_targets: the pseudo-labels are probabilities. adjusts_labeled: the supervised loss is adjusted here, so the
-    config's loss must not do it again.
+    config's loss must not do it again. counts_labels: it needs the labels of each step per class.
     """
 
     soft_targets = False
+    counts_labels = False
     adjusts_labeled = False
 
     def start_step(self) -> None:
@@ -109,6 +110,7 @@ class simpro(Debias):
 
     soft_targets = True
     adjusts_labeled = True
+    counts_labels = True
 
     def __init__(self, class_counts: Tensor, *, tau: float = 1.0, momentum: float = 0.9, every: int = 20):
         super().__init__()

@@ -89,16 +89,24 @@ class PseudoLabeler(nn.Module):
         return (logits if self.debias is None else self.debias.pseudo(logits)).softmax(dim=1)
 
     def _labeled(self, logits: Tensor | None, labels: Tensor | None) -> tuple[Labeled | None, Tensor]:
-        """Probabilities of the labeled rows, and labels per class [C]."""
+        """Probabilities of the labeled rows, and labels per class [C]; None and 0 where no switch reads them."""
         counts = torch.zeros_like(self.labeled_prior)
-        if labels is not None:
+        counted = self.debias is not None and self.debias.counts_labels
+        read = self.reads_labeled and logits is not None
+        if labels is not None and (counted or read):
             labels = gather_rows(labels)
+        if labels is not None and counted:
             counts = one_hot(labels, len(self.classes)).sum(dim=0)
-        if logits is None:
+        if logits is None or not read:
             return None, counts
         probs = self._probs(gather_rows(logits.detach().float()))
         known = torch.ones_like(probs[:, 0]) if labels is None else (labels >= 0).to(probs.dtype)
         return Labeled(probs, known), counts
+
+    @property
+    def reads_labeled(self) -> bool:
+        """Whether a switch looks at what the network says about the labeled rows."""
+        return self.threshold.reads_labeled or (self.align is not None and self.align.reads_labeled)
 
     def labeled_logits(self, logits: Tensor) -> Tensor:
         """Logits [L, C] that the supervised loss sees."""

@@ -16,7 +16,13 @@ _EPSILON = 1e-12
 
 
 class Threshold(nn.Module, ABC):
-    """One head's threshold; its running state is in buffers. The trainer gives `classes` and `unlabeled_rows`."""
+    """One head's threshold; its running state is in buffers. The trainer gives `classes` and `unlabeled_rows`.
+
+    reads_labeled: it looks at the labeled rows. weighs_all: no row ever has the weight 0.
+    """
+
+    reads_labeled = False
+    weighs_all = False
 
     @abstractmethod
     def forward(self, batch: WeakBatch) -> Tensor:
@@ -174,6 +180,8 @@ class softmatch(Threshold):
     bias_correction: of μ and σ²; false starts them at 1 / C and 1, as published (see RunningMean).
     """
 
+    weighs_all = True
+
     def __init__(
         self,
         classes: int,
@@ -222,6 +230,8 @@ class adamatch(Threshold):
 
     value: in (0, 1]. The paper aligns too, as `align: estimated` does.
     """
+
+    reads_labeled = True
 
     def __init__(self, *, value: float = 0.95):
         super().__init__()
