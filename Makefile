@@ -41,7 +41,10 @@ schema: setup
 bench: setup
 	$(BIN)/python benchmarks/step_overhead.py --rounds 5
 	$(BIN)/python benchmarks/fixmatch_step.py --rounds 3
+	$(BIN)/python benchmarks/step_cost.py --rounds 5
 	$(BIN)/python benchmarks/start_up.py --repetitions 3
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/data_path.py --rounds 5
+	$(BIN)/python benchmarks/memory.py --images 1000 10000
 	$(BIN)/python prepare.py demo --out data/demo
 	$(BIN)/python benchmarks/semi_supervised.py -c $(DEMO)
 
