@@ -136,7 +136,7 @@ def plot(rows: list[tuple[str, int, list[float]]], path: Path) -> None:
         bars = axis.bar(places + (i - 0.5) * 0.38, ratios, 0.36, label=f"against {name}", color=color)
         axis.bar_label(bars, [f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×" for ratio in ratios], fontsize=8)
     axis.set_yscale("log")
-    axis.set_ylim(top=axis.get_ylim()[1] * 4)  # room for the legend
+    axis.set_ylim(0.8, 5 * max(ms[-1] / ms[0] for _, _, ms in rows))  # room for the legend
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_xticks(places, [f"{side} px\n{task}" for task, side, _ in rows], fontsize=7)
     axis.set_ylabel("times as many images a second", fontsize=8)
