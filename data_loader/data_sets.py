@@ -33,7 +33,9 @@ def choose_attributes(frame: LabelFrame, wanted: Sequence[str] | Mapping[str, st
     heads = {new: frame.rows[old] for old, new in called.items()}
     rest = _renamed(frame.rows.assign(**raw).drop(columns=["path", "group", *called]), heads)
     classes = {new: frame.classes[old] for old, new in called.items()}
-    chosen = replace(frame, rows=frame.rows[["path", "group"]].assign(**heads).join(rest), classes=classes)
+    unused = {**frame.unused, **{name: frame.classes[name] for name in others}}
+    rows = frame.rows[["path", "group"]].assign(**heads).join(rest)
+    chosen = replace(frame, rows=rows, classes=classes, unused=unused)
     names = [new if old == new else f"{new} ({old})" for old, new in called.items()]
     return chosen.note(f"attributes in use: {', '.join(names)}")
 
@@ -56,10 +58,7 @@ def join_data_sets(frames: Mapping[str, LabelFrame], merged: Collection[str] = (
     are made one afterwards. Their order is that of the first data set. A raw column that is called like an attribute of
     another data set is renamed `raw_NAME`. Raises UserError if class names differ.
     """
-    classes: dict[str, tuple[str, ...]] = {}
-    for frame in frames.values():
-        for attribute, names in frame.classes.items():
-            classes[attribute] = tuple(dict.fromkeys([*classes.get(attribute, ()), *names]))
+    classes = _all_names(frame.classes for frame in frames.values())
     for attribute in classes:
         if attribute not in merged:
             _check_same_classes(attribute, frames)
@@ -67,7 +66,16 @@ def join_data_sets(frames: Mapping[str, LabelFrame], merged: Collection[str] = (
     roots = {name: frame.root for name, frame in frames.items()}
     history = tuple(f"{name}: {line}" for name, frame in frames.items() for line in frame.history)
     rows = pd.concat(tables, ignore_index=True)
-    return LabelFrame(rows, classes, Path(), history, roots)
+    return LabelFrame(rows, classes, Path(), history, roots, _all_names(frame.unused for frame in frames.values()))
+
+
+def _all_names(parts: Iterable[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+    """The class names of each attribute in all data sets, in the order in which they come."""
+    classes: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        for attribute, names in part.items():
+            classes[attribute] = tuple(dict.fromkeys([*classes.get(attribute, ()), *names]))
+    return classes
 
 
 def _check_same_classes(attribute: str, frames: Mapping[str, LabelFrame]) -> None:

@@ -50,7 +50,8 @@ def join_attributes(frame: LabelFrame) -> LabelFrame:
     head = frame.rows[["path", "group"]].assign(**{JOINT: np.where((labels >= 0).all(axis=0), joint, -1)})
     rest = frame.rows.drop(columns=["path", "group", *parts])
     classes = {JOINT: joint_names([frame.classes[part] for part in parts]), **others}
-    return replace(frame, rows=head.join(rest).assign(**names), classes=classes)
+    unused = {**frame.unused, **{part: frame.classes[part] for part in parts}}
+    return replace(frame, rows=head.join(rest).assign(**names), classes=classes, unused=unused)
 
 
 def split_joint(frame: LabelFrame) -> LabelFrame:
@@ -73,7 +74,8 @@ def split_joint(frame: LabelFrame) -> LabelFrame:
     first = ["path", "group", *parts]
     rows = rows[[*first, *(name for name in rows.columns if name not in first)]]
     others = {name: classes for name, classes in frame.classes.items() if name != JOINT}
-    return replace(frame, rows=rows, classes={**dict(zip(parts, names)), **others})
+    unused = {name: classes for name, classes in frame.unused.items() if name not in parts}
+    return replace(frame, rows=rows, classes={**dict(zip(parts, names)), **others}, unused=unused)
 
 
 def on_parts(frame: LabelFrame, change: Callable[[LabelFrame], LabelFrame]) -> LabelFrame:

@@ -25,7 +25,8 @@ class LabelFrame:
     rows: RangeIndex; `path` (str, unique, relative to `root`, '/' separated), `group` (str: who may not be split), one
         int64 column per attribute (index into its class names, -1 = not labeled), then the reader's raw columns.
     classes: ordered class names per attribute. history: what each step did, with counts, for the log. roots: of several
-        data sets by name; paths and groups then begin with `NAME/`, and the column `dataset` holds it.
+        data sets by name; paths and groups then begin with `NAME/`, and the column `dataset` holds it. unused: ordered
+        class names of raw columns that the reader gave as attributes.
     Raises ValueError if the table breaks these rules.
     """
 
@@ -34,6 +35,7 @@ class LabelFrame:
     root: Path
     history: tuple[str, ...] = ()
     roots: Mapping[str, Path] = field(default_factory=dict)
+    unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = list(self.rows.columns)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_loader.label_frame import LabelFrame, joint_classes, shuffled
+from data_loader.label_frame import LabelFrame, shuffled
+from data_loader.strata import strata_of
 from utils.errors import UserError, did_you_mean
 from utils.files import atomic_write
 
@@ -30,6 +31,9 @@ def make_split(
     that lacks most. Unlabeled rows follow their group, else they are for training. The result depends on the seed, the
     paths and the groups, not on the order of the rows.
 
+    `stratify` may also name raw columns of class names, whose rows with a name then count as labeled. So frames of
+    the same images with different attributes in use are split alike where `stratify` names all of these.
+
     A column `split` of the reader is kept as it is; sides it does not name get their share of its training rows. Each
     of several data sets is split by itself, so that one may bring such a column.
     Raises UserError for impossible shares, an unknown attribute, a class that has no row in train or valid, and a
@@ -38,11 +42,11 @@ def make_split(
     wanted = {"valid": float(valid), "test": float(test)}
     if min(wanted.values()) < 0 or sum(wanted.values()) >= 1:
         raise UserError(f"split: valid {valid} and test {test} must be at least 0 and together less than 1")
-    strata = _strata(frame, stratify)
+    strata, labeled = strata_of(frame, stratify)
     sides = np.full(len(frame), "train", dtype=object)
     drawn: dict[str, float] = {}
     for part in frame.parts():
-        of_part, shares = _split_part(frame.with_rows(frame.rows.iloc[part]), strata[part], wanted, seed)
+        of_part, shares = _split_part(frame.with_rows(frame.rows.iloc[part]), strata[part], labeled[part], wanted, seed)
         sides[part] = of_part
         drawn |= shares
     split = pd.Series(sides, index=frame.rows.index, name="split")
@@ -53,7 +57,7 @@ def make_split(
 
 
 def _split_part(
-    frame: LabelFrame, strata: np.ndarray, wanted: Mapping[str, float], seed: int
+    frame: LabelFrame, strata: np.ndarray, labeled: np.ndarray, wanted: Mapping[str, float], seed: int
 ) -> tuple[pd.Series, dict[str, float]]:
     """The split of one data set's rows, and the shares that were drawn."""
     split = pd.Series("train", index=frame.rows.index, name="split")
@@ -62,7 +66,7 @@ def _split_part(
         check_leakage(frame, split)
     shares = {side: share for side, share in wanted.items() if share > 0 and not (split == side).any()}
     if shares:
-        pool = ((split == "train") & frame.labeled).to_numpy()
+        pool = (split == "train").to_numpy() & labeled
         groups = frame.rows["group"].to_numpy(dtype=object)
         side_of = _deal(groups[pool], strata[pool], {**shares, "train": 1 - sum(shares.values())}, seed)
         split = frame.rows["group"].map(side_of).fillna(split).rename("split")
@@ -84,9 +88,9 @@ def make_folds(
     """
     if folds < 2:
         raise UserError(f"split.folds: expected at least 2, got {folds}")
-    strata = _strata(frame, stratify)
+    strata, labeled = strata_of(frame, stratify)
     inside = np.ones(len(frame), dtype=bool) if within is None else within.to_numpy()
-    pool = frame.labeled.to_numpy() & inside
+    pool = labeled & inside
     groups = frame.rows["group"].to_numpy(dtype=object)
     names = [f"fold {number}" for number in range(1, folds + 1)]
     fold_of = _deal(groups[pool], strata[pool], dict.fromkeys(names, 1 / folds), seed)
@@ -107,15 +111,6 @@ def make_fold_split(
     number = make_folds(frame, folds, stratify, seed, ~held)
     split = np.select([held, number == fold], ["test", "valid"], "train")
     return pd.Series(split, index=frame.rows.index, name="split", dtype=object)
-
-
-def _strata(frame: LabelFrame, stratify: Sequence[str] | None) -> np.ndarray:
-    """[N] int64: which combination of the labels of `stratify` (None = all attributes) a row has."""
-    stratify = list(frame.attributes if stratify is None else stratify)
-    for name in stratify:
-        if name not in frame.classes:
-            raise UserError(f"split.stratify: no attribute '{name}'{did_you_mean(name, frame.classes)}")
-    return joint_classes(frame, stratify)[0]
 
 
 def _given_split(frame: LabelFrame) -> pd.Series:
@@ -237,6 +232,8 @@ def read_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, pd.Series]:
         table = table.set_index("path")[["group", "split", "labeled"]]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; expected the split.csv of a run") from None
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: not a split with columns path, group, split, labeled: {error}") from None
     if (
@@ -261,7 +258,10 @@ def reuse_split(path: Path, frame: LabelFrame) -> pd.Series:
     """[N] the split of another run's split.csv, as it is. Raises UserError if it does not fit the images, puts a group
     on two sides (groups may have become larger), or leaves a class without a row in train, or in valid if there is any.
     """
-    split = read_split(path, frame)[0]
+    try:
+        split = read_split(path, frame)[0]
+    except UserError as error:
+        raise UserError(f"split.from: {error}") from None
     try:
         check_leakage(frame, split)
     except UserError as error:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ import torch
 from sklearn.metrics import f1_score
 
 from base.base_trainer import BaseTrainer
+from data_loader.data_sets import choose_attributes, join_data_sets
+from data_loader.joint import join_attributes
 from data_loader.prepare_labels import prepare_labels
-from data_loader.split import check_leakage, make_fold_split, make_folds, write_split
+from data_loader.split import check_leakage, make_fold_split, make_folds, make_split, write_split
 from report.evaluation import HeadPrediction, evaluate_head
 from report.fold_vote import format_vote, verdict
 from tests.test_split import by_path, frame_of, turned
@@ -84,6 +87,45 @@ def test_every_fold_is_valid_once_and_test_rows_are_in_none():
     given = frame_of({"x": np.tile([0, 1], 50)}, split=words)
     splits = [make_fold_split(given, 2, fold, 0.0, None, 0) for fold in (1, 2)]
     assert all((split[80:] == "test").all() and (split == "valid").sum() == 40 for split in splits)
+
+
+def test_models_of_single_attributes_share_folds_by_naming_all_of_them():
+    """With labels missing here and there, and whether the attributes are heads, columns, or joined in one."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(300), rng.integers(1, 8, 300))
+    labels = {name: rng.integers(-1, count, len(group)) for name, count in (("mask", 3), ("gender", 2), ("age", 3))}
+    full = frame_of(labels, [f"p{n}" for n in group])
+    names = {"mask": ("wear", "incorrect", "normal"), "gender": ("male", "female"), "age": ("<30", "30-59", ">=60")}
+    full = replace(full, classes=names)
+    singles = [choose_attributes(full, [name], "x") for name in full.attributes]
+    frames = [full, *singles, choose_attributes(full, ["gender", "age"], "x"), join_attributes(full)]
+    for stratify in (["mask", "gender", "age"], ["age", "gender", "mask"]):
+        for draw in (
+            lambda frame: make_folds(frame, 5, stratify, 3),  # noqa: B023
+            lambda frame: make_fold_split(frame, 4, 2, 0.15, stratify, 3),  # noqa: B023
+            lambda frame: make_split(frame, 0.2, 0.1, stratify, 3),  # noqa: B023
+        ):
+            first, *others = [draw(frame) for frame in frames]
+            assert all(other.equals(first) for other in others)
+    # As a reader gives them that does not know the columns as attributes, nor the order of their classes.
+    plain = [replace(frame, unused={}) for frame in singles]
+    first, *others = [make_folds(frame, 5, ["mask", "gender", "age"], 3) for frame in plain]
+    assert all(other.equals(first) for other in others)
+    apart = [make_folds(frame, 5, None, 3) for frame in singles]
+    assert not apart[0].equals(apart[1])
+    several = join_data_sets({"a": singles[0], "b": singles[0]})
+    assert several.unused["age"] == names["age"] and make_folds(several, 2, ["mask", "age"]).notna().all()
+
+
+def test_folds_are_stratified_by_a_column_of_few_texts():
+    frame = frame_of({"x": np.tile([0, 1], 50)})
+    rows = frame.rows.assign(race=np.repeat(["w", "b", None, "b"], 25), years=np.arange(100), name=frame.rows["path"])
+    frame = frame.with_rows(rows)
+    fold = make_folds(frame, 5, ["race"])
+    assert (pd.crosstab(fold, rows["race"].fillna("-")) == [5, 10, 5]).all().all()
+    for column, message in (("years", "no attribute 'years'"), ("name", "100 different texts")):
+        with pytest.raises(UserError, match=rf"split.stratify: .*{message}"):
+            make_folds(frame, 5, [column])
 
 
 # A split of another run -----------------------------------------------------------------------------------------------
