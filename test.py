@@ -31,7 +31,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--split",
         choices=["valid", "test", "train", "all"],
-        default="valid",
         help="which rows to score (default: valid)",
     )
     parser.add_argument("--vote", choices=["soft", "hard"], default="soft", help="how several checkpoints combine")
@@ -98,13 +97,14 @@ def main() -> None:
         ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta, arguments.calibration)
         given = (ensemble, choose_device(arguments.device), arguments.config, arguments.set)
         if arguments.submission is not None:
-            for option, given_here in (("--near-years", arguments.near_years is not None), ("--fit", arguments.fit)):
-                if given_here:
-                    raise UserError(f"{option}: a submission is not scored; leave it out")
+            for option in ("split", "out", "near_years", "fit"):
+                if getattr(arguments, option) not in (None, []):
+                    name = f"--{option.replace('_', '-')}"
+                    raise UserError(f"{name}: a submission is not scored, and is one file; leave it out")
             submit(*given, arguments.submission)
             return
         metrics, out, notes = test_checkpoints(
-            *given, arguments.split, arguments.out, arguments.near_years, arguments.fit
+            *given, arguments.split or "valid", arguments.out, arguments.near_years, arguments.fit
         )
         for note in notes:
             print(f"note: {note}")

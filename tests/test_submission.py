@@ -201,3 +201,15 @@ def test_command_predicts_the_evaluation_images_in_order(tmp_path: Path, in_proc
     (tmp_path / "data" / "eval" / "info.csv").unlink()
     done = in_process("test.py", "--resume", "a.pth", "--submission", str(out))
     assert done.code == 2 and "no info.csv" in done.err and "Traceback" not in done.err
+
+
+def test_options_of_a_scoring_are_refused(tmp_path: Path, in_process):
+    given = ("test.py", "-d", "cpu", "--resume", str(tmp_path / "none.pth"), "--submission", str(tmp_path / "s.csv"))
+    for option, value in (
+        ("--split", "valid"),
+        ("--out", str(tmp_path)),
+        ("--near-years", "0"),
+        ("--fit", "thresholds"),
+    ):
+        done = in_process(*given, option, value)
+        assert done.code == 2 and f"{option}: a submission is not scored" in done.err, done.err
