@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from utils.command import exit_codes
-from utils.config import load_config
+from utils.folds import load_fold_config
+from utils.run_folder import run_name
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -28,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="override a config key, e.g. -s trainer.epochs=3",
     )
-    parser.add_argument("--run-id", metavar="ID", help="name of the run's folder (default: the time)")
+    parser.add_argument("--run-id", type=run_name, metavar="ID", help="name of the run's folder (default: the time)")
     parser.add_argument("--check", action="store_true", help="load and try everything, write nothing, and stop")
     parser.add_argument(
         "--check-resume", action="store_true", help="prove that stop and resume changes nothing, and stop"
@@ -52,8 +53,7 @@ def main() -> None:
         config = None
         if arguments.resume in (None, "auto"):
             # Before torch is imported: a mistake in the file is told within a second.
-            first = [f"split.folds={arguments.folds}", "split.fold=1"] if arguments.folds else []
-            config = load_config(arguments.config, [*arguments.set, *first])
+            config = load_fold_config(arguments.config, arguments.set, arguments.folds)
 
         from trainer import session
 

@@ -25,6 +25,7 @@ from data_loader.prepare_labels import prepare_labels
 from data_loader.split import check_leakage, make_fold_split, make_folds, make_split, write_split
 from report.evaluation import HeadPrediction, evaluate_head
 from report.fold_vote import format_vote, verdict
+from tests.face_runs import CLASSES, draw_faces
 from tests.test_split import by_path, frame_of, turned
 from tests.test_training import PROJECT, write_config
 from trainer import folds
@@ -285,6 +286,45 @@ def test_what_a_vote_is_worth_is_said_plainly(single, soft, says):
     assert "there is no test split" in format_vote(None)
 
 
+def test_out_of_fold_files_of_different_heads_join_and_have_the_joint_label(tmp_path, in_process):
+    """A model of three heads and one of a single attribute that some images lack, split by all three."""
+    draw_faces(tmp_path / "faces")
+    data = {"root": str(tmp_path / "faces"), "frame": "labels.csv", "group": "person", "classes": CLASSES}
+    tree = {
+        "name": "of",
+        "dataset": {"type": "LabelCSV", "args": {**data, "attributes": list(CLASSES)}},
+        "split": {"stratify": list(CLASSES), "test": 0.2},
+        "views": {"size": 24},
+        "data_loader": {"batch_size": 16, "num_workers": 0, "cache": "ram"},
+        "arch": {"type": "FaceClassifier", "args": {"backbone": "test_efficientnet", "pretrained": False}},
+        "optimizer": {"type": "AdamW", "args": {"lr": 0.01}},
+        "trainer": {
+            "type": "SupervisedTrainer",
+            "epochs": 1,
+            "steps_per_epoch": 2,
+            "save_dir": str(tmp_path / "saved"),
+        },
+        "logger": {"console": False, "tensorboard": False},
+    }
+    (tmp_path / "c.json").write_text(json.dumps(tree))
+    tables = []
+    for name, more in (("all", []), ("age", ["-s", 'dataset.attributes=["age"]'])):
+        given = ["-c", str(tmp_path / "c.json"), "-d", "cpu", "--folds", "2", "--run-id", name, *more]
+        done = in_process("train.py", *given)
+        assert done.code == 0, done.err
+        tables.append([pd.read_csv(tmp_path / "saved" / "of" / name / f"{file}.csv") for file in ("oof", "test")])
+    (whole, test), (age, age_test) = tables
+    assert len(whole) > len(age) > 40 and "joint/label" not in age and list(age["path"]) == list(whole.dropna()["path"])
+    joined = whole.merge(age, on=["path", "group", "fold", "age/label"], how="right")
+    assert len(joined) == len(age) and joined["mask/label"].notna().all()
+    assert set(age_test["path"]) == set(test.dropna()["path"])
+    for table in (whole, test):
+        for what in ("label", "prediction"):
+            three = table[[f"{head}/{what}" for head in CLASSES]]
+            assert (table[f"joint/{what}"].dropna() == three.dropna().agg("/".join, axis=1)).all()
+            assert table[f"joint/{what}"].notna().equals(three.notna().all(axis=1))
+
+
 def check_what_the_folds_say(saved: Path, faces: Path) -> None:
     table = pd.read_csv(saved / "whole" / "oof.csv")
     truth = pd.read_csv(faces / "labels.csv")
@@ -342,16 +382,30 @@ def test_a_signal_stops_with_the_line_that_continues(tmp_path, tiny_faces, in_pr
         done = in_process(*shlex.split(line)[1:])
         assert done.code == 0 and "all together" in done.out
         assert len(pd.read_csv(tmp_path / "saved" / "tiny" / "x" / "oof.csv")) == 96
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "saved").rglob("*")}
+        done = in_process(*shlex.split(line)[1:])
+        assert done.code == 0 and "all 2 folds of 'x' are finished; nothing was trained or written" in done.out
+        assert "all together" in done.out and "Traceback" not in done.err
+        done = in_process(*shlex.split(line)[1:], "-s", "trainer.epochs=2")
+        assert done.code == 2 and "the folds of another config (trainer.epochs: 1 -> 2)" in done.err
+        assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "saved").rglob("*")}
 
 
 def test_what_cannot_be_folded_is_refused_before_a_folder_exists(tmp_path, tiny_faces, in_process):
     config = write_config(tmp_path, tiny_faces)
+    before = sorted([*(path.name for path in tmp_path.iterdir()), "saved"])
     for arguments, text in (
         (["--folds", "1"], "--folds takes a number of at least 2"),
         (["--folds", "3", "-r", "some.pth"], "no -r but -r auto"),
         (["--folds", "3", "-s", "split.from=split.csv"], "split.from: cannot be given together with split.folds"),
         (["--folds", "30"], "class 'blue' of hue (24 rows, 24 groups) has none in fold"),
+        (["--folds", "3", "-s", "split.fold=2"], "split.fold: --folds 3 trains every fold, not number 2 alone"),
+        (["--folds", "3", "-s", "split.folds=5"], "split.folds: --folds asks for 3 folds, the config for 5"),
+        *((["--run-id", name], "--run-id: expected a folder name") for name in ("../x", "a/b", "..", "", "x" * 101)),
+        (["--folds", "2", "--run-id", "a/b"], "got 'a/b'"),
+        (["-s", 'name="../x"'], "name: expected a folder name"),
     ):
         done = in_process("train.py", "-c", str(config), *arguments)
         assert done.code == 2 and text in done.err, done.err
     assert not [path for path in (tmp_path / "saved").rglob("*") if path.name == "folds.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

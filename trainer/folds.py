@@ -38,11 +38,17 @@ _SAME_IN_ALL = ("trainer.epochs", "trainer.early_stop")
 def train_folds(config: Config, resume: str | None, device_name: str, run_id: str | None, again: str) -> None:
     """Train what is not yet trained of the folds of `config` (which is fold 1's), then write what they predict.
 
-    resume: "auto" continues the newest unfinished folds of this config. again: the command that does so.
+    resume: "auto" continues the newest unfinished folds of this config, or those of `run_id`, which may be finished.
+    again: the command that does so.
     Raises Stopped, naming it, after SIGTERM or SIGINT, and UserError for everything the user can mend.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--folds runs in one process; with torchrun train one fold: -s split.folds=K -s split.fold=I")
+    done = _finished(config, run_id) if resume == "auto" and run_id else None
+    if done is not None:
+        print(f"{format_folds(done)}\n\n{format_vote(done['vote'])}\n")
+        print(f"-r auto: all {config.split.folds} folds of '{run_id}' are finished; nothing was trained or written")
+        return
     folder, is_new = _open_folder(config, resume, run_id)
     folds = config.split.folds or 0
     at = ""
@@ -106,25 +112,47 @@ def _open_folder(config: Config, resume: str | None, run_id: str | None) -> tupl
     parent = Path(config.trainer.save_dir) / config.name
     taken = sorted(parent.glob(f"{run_id}-fold*")) if run_id else []
     if taken:
-        raise UserError(f"--run-id {run_id}: {taken[0]} exists; continue with -r auto or choose another id")
+        advice = "which is no fold of these" if resume else "continue with -r auto"
+        raise UserError(f"--run-id {run_id}: {taken[0]} exists, {advice}, or choose another id")
     folder = create_run_folder(Path(config.trainer.save_dir), config.name, run_id)
     _write_json(folder, config, {"finished": False})
     return folder, True
+
+
+def _finished(config: Config, run_id: str) -> dict[str, Any] | None:
+    """The summary of the folds called `run_id` if they are finished.
+
+    Raises UserError if they are of another config.
+    """
+    folder = Path(config.trainer.save_dir) / config.name / run_id
+    file = folder / "folds.json"
+    if not file.exists():
+        return None
+    known, changes = _compare(file, config)
+    if changes:
+        raise UserError(
+            f"--run-id {run_id}: {folder} has the folds of another config ({changes[0]}); choose another id"
+        )
+    return known if known["finished"] and (folder / "oof.csv").exists() else None
 
 
 def _unfinished(config: Config, run_id: str | None) -> Path | None:
     """The folder of the newest folds of the same config that are not finished."""
     parent = Path(config.trainer.save_dir) / config.name
     for file in sorted(parent.glob(f"{run_id or '*'}/folds.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        known = json.loads(file.read_text(encoding="utf-8"))
-        changes = differences(config_from_dict(known["config"], str(file)), config)
-        if not known["finished"] and not session.forbidden(changes) and not _unlike(changes):
+        known, changes = _compare(file, config)
+        complete = known["finished"] and (file.with_name("oof.csv").exists() or not run_id)
+        if not complete and not changes:
             return file.parent
     return None
 
 
-def _unlike(changes: list[str]) -> list[str]:
-    return [line for line in changes if line.split(":")[0] in _SAME_IN_ALL]
+def _compare(file: Path, config: Config) -> tuple[dict[str, Any], list[str]]:
+    """What a folds.json says, and what makes its config another one than `config`."""
+    known = json.loads(file.read_text(encoding="utf-8"))
+    changes = differences(config_from_dict(known["config"], str(file)), config)
+    alike = [line for line in changes if line.split(":")[0] in _SAME_IN_ALL]
+    return known, [*session.forbidden(changes), *alike]
 
 
 def _train_fold(config: Config, folder: Path, fold: int, name: str, device_name: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -16,6 +18,16 @@ except ImportError:  # Windows has no advisory locks of this kind
     fcntl = None  # type: ignore[assignment]
 
 _held: dict[Path, IO[str]] = {}
+
+
+def run_name(text: str) -> str:
+    """A --run-id that is a plain folder name. Raises argparse's error if it is not, or leads out of its folder."""
+    if not re.fullmatch(r"\w[\w.,=+@-]{0,99}", text):
+        raise argparse.ArgumentTypeError(
+            f"expected a folder name of at most 100 letters, digits and _ - . , = + @ that begins with a letter, digit "
+            f"or _, got '{text}'"
+        )
+    return text
 
 
 def create_run_folder(save_dir: Path, name: str, run_id: str | None) -> Path:
