@@ -17,7 +17,7 @@ from data_loader.duplicates import merge_duplicates
 from data_loader.hidden_labels import hide_labels
 from data_loader.label_frame import LabelFrame, filter_rows, merge_classes
 from data_loader.split import check_leakage, make_fold_split, make_split, reuse_split
-from utils.config import Config
+from utils.config import Config, says_where
 from utils.config.components import Kind
 from utils.config.schema import DataSet, NamedDataSet
 from utils.errors import ConfigError, UserError
@@ -42,6 +42,7 @@ class Labels:
         return [int(row) for row in (self.split == split).to_numpy().nonzero()[0]]
 
 
+@says_where
 def read_frames(config: Config) -> dict[str, LabelFrame]:
     """What each reader gives, with all its attributes, by the name of its data set; '' where there is one."""
     frames = {}
@@ -80,6 +81,7 @@ def _named(place: str, part: DataSet) -> Iterator[None]:
         raise UserError(f"data set '{_title(part)}': {text}") from None
 
 
+@says_where
 def read_labels(config: Config, tell: Tell = _silently) -> LabelFrame:
     """The label frame before any split: readers, corrections, attributes, merged classes, filters, duplicates."""
     frames, corrected = read_frames(config), ""
@@ -102,6 +104,7 @@ def fingerprint_folder(config: Config) -> Path:
     return Path(config.trainer.save_dir) / ".cache"
 
 
+@says_where
 def draw_split(config: Config, frame: LabelFrame) -> tuple[pd.Series, str]:
     """The split that the config's `split` asks for, and a line for the log where it is not simply drawn."""
     wanted = config.split
@@ -114,6 +117,7 @@ def draw_split(config: Config, frame: LabelFrame) -> tuple[pd.Series, str]:
     return make_split(frame, wanted.valid, wanted.test, stratify, wanted.seed), ""
 
 
+@says_where
 def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = True, tell: Tell = _silently) -> Labels:
     """Labels of a run; `split` re-uses a saved one; `hide` False keeps the labels that `labels.train` and
     `labels.labeled` change or set aside for training. tell: of work that takes time.

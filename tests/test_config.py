@@ -31,10 +31,11 @@ from utils.config import (
     differences,
     load_catalogue,
     load_config,
+    says_where,
     schema_text,
 )
 from utils.config.json_schema import fits
-from utils.errors import ConfigError
+from utils.errors import ConfigError, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = sys.modules[__name__]
@@ -805,3 +806,35 @@ assert not {{"torch", "timm", "albumentations", "numpy", "pandas"}} & sys.module
         runs.append(tuple(map(float, done.stdout.split())))
     imported, reported = map(min, zip(*runs))
     assert imported < 0.4 and reported < 1.0
+
+
+def test_what_others_say_of_a_key_names_its_source_once(folder, schema_file):
+    write(EXAMPLE)
+    config = load_config("configs/x.json", ["arch.args.backbone=nix"], catalogue=schema_file)
+
+    def said(text: str, error: type[UserError] = UserError) -> str:
+        @says_where
+        def fails(config: Config, *, text: str) -> None:
+            raise error(text)
+
+        with pytest.raises(error) as caught:
+            says_where(fails)(config, text=text)
+        return str(caught.value)
+
+    assert said("arch.args.backbone: no nix") == "-s arch.args.backbone=nix: arch.args.backbone: no nix"
+    for text in (
+        "labels.corrections: 1 row\n  1: …",
+        "split.from a.csv: no",
+        "split: torn",
+        "data set 'a': dataset[0].args.x: y",
+    ):
+        assert said(text) == f"configs/x.json: {text}"
+    for text in (
+        "labels.csv: no such file",
+        "metrics.csv: damaged",
+        "split 'valid': nothing",
+        "loss is nan",
+        "data set 'a': no",
+    ):
+        assert said(text) == text
+    assert said("seed: a\nx.json: b", ConfigError) == "configs/x.json: seed: a\nx.json: b"

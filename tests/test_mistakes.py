@@ -35,10 +35,18 @@ def cases(faces: Path) -> dict[str, tuple[dict, list[str]]]:
             ["views.train[0]", "RandomCrop"],
         ),
         "normalised twice": ({"views": {"eval": ["Normalize"]}}, ["views.eval[0]", "views.normalize"]),
-        "monitor": ({"trainer": {"monitor": "max valid/hew/macro_f1"}}, ["trainer.monitor", "valid/hue/macro_f1"]),
+        "monitor": (
+            {"trainer": {"monitor": "max valid/hew/macro_f1"}},
+            ["tiny.json: trainer.monitor: nothing is called", "valid/hue/macro_f1"],
+        ),
         "no validation images": ({"split": {"valid": 0.0}}, ["split.valid"]),
         "missing folder": ({"dataset": dataset(faces / "nowhere")}, ["nowhere"]),
-        "missing table": ({"dataset": dataset(faces, frame="lables.csv")}, ["lables.csv", "labels.csv"]),
+        "missing table": (
+            {"dataset": dataset(faces, frame="lables.csv")},
+            ["tiny.json: dataset.args.frame: no file 'lables.csv'", "labels.csv"],
+        ),
+        "corrections": ({"labels": {"corrections": "nope.csv"}}, ["tiny.json: labels.corrections: "]),
+        "another split": ({"split": {"from": "nope.csv"}}, ["tiny.json: split.from: nope.csv: no such file"]),
         "missing column": (
             {"dataset": dataset(faces, attributes=["hew"])},
             ["labels.csv", "hew", "did you mean 'hue'"],
@@ -47,8 +55,19 @@ def cases(faces: Path) -> dict[str, tuple[dict, list[str]]]:
             {"labels": {"merge": {"hue": {"warm": ["red", "orange"], "cold": ["blue"]}}}},
             ["labels.merge.hue.warm", "orange"],
         ),
-        "too many labels": ({"labels": {"labeled": {"count": 5000}}}, ["labels.labeled.count", "5,000", "72 labels"]),
-        "stratify": ({"split": {"stratify": ["hew"]}}, ["split.stratify", "hue"]),
+        "too many labels": (
+            {"labels": {"labeled": {"count": 5000}}},
+            ["tiny.json: labels.labeled.count: 5,000 asked for", "5,000", "72 labels"],
+        ),
+        "stratify": ({"split": {"stratify": ["hew"]}}, ["tiny.json: split.stratify: no attribute", "hue"]),
+        "stage to freeze": (
+            {"arch": {"args": {"backbone": "test_efficientnet", "freeze": "layer9"}}},
+            ["tiny.json: arch.args.freeze: this backbone has no stage 'layer9'"],
+        ),
+        "boundaries": (
+            {"labels": {"train": {"age_boundaries": [30, 20]}}},
+            ["tiny.json: labels.train.age_boundaries: expected rising ages"],
+        ),
         "weights file": ({"arch": {"args": {"backbone": "resnet18", "weights": "no.pth"}}}, ["no.pth"]),
         "device": ({}, ["-d cuda:7"]),
     }
@@ -89,3 +108,23 @@ def test_a_run_id_that_exists_is_refused(tmp_path, tiny_faces, in_process):
     (tmp_path / "saved" / "tiny" / "mine").mkdir(parents=True)
     done = in_process("train.py", "-c", str(config), "--run-id", "mine")
     assert done.code == 2 and "--run-id mine" in done.err and "-r " in done.err
+
+
+def test_outputs_that_cannot_be_written_are_told_before_the_work(tmp_path, tiny_faces, in_process):
+    config = write_config(tmp_path, tiny_faces)
+    folder, file, below = str(tmp_path), str(config), str(config / "new" / "x.csv")
+    model = ["--resume", str(tmp_path / "is_not_read.pth"), "-d", "cpu"]
+    for command in (
+        ["test.py", *model, "--submission"],
+        ["predict.py", *model, folder, "--out"],
+        ["prepare.py", "duplicates", "-c", str(config), "--out"],
+        ["prepare.py", "males", "--root", folder, "--out"],
+    ):
+        for path, message in ((folder, "is a folder; name a file"), (below, f"{config} is a file, not a folder")):
+            done = in_process(*command, path)
+            assert (done.code, done.err) == (2, f"error: {command[-1]} {path}: {message}\n")
+    for command in (["test.py", *model], ["prepare.py", "explore", "-c", str(config)]):
+        done = in_process(*command, "--out", file)
+        assert (done.code, done.err) == (2, f"error: --out {file}: is a file; name a folder\n")
+    done = in_process("train.py", "-c", str(config), "-s", f"split.from={folder}")
+    assert done.code == 2 and "is a folder; expected the split.csv of a run" in done.err, done.err

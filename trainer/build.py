@@ -23,7 +23,7 @@ from trainer.frozen import feature_data, is_frozen
 from trainer.optimizer import build_optimizer
 from trainer.speed import check_threads, choose_speed, compiler_problem
 from trainer.workers import choose_workers
-from utils.config import Component, Config
+from utils.config import Component, Config, says_where
 from utils.config.schema import Speed
 from utils.device import choose_dtype
 from utils.distributed import World
@@ -46,6 +46,7 @@ class Built:
     notes: list[str]
 
 
+@says_where
 def build_trainer(
     config: Config,
     device: torch.device,
@@ -128,6 +129,7 @@ def open_run_images(config: Config, labels: Labels, tell: Any) -> Any:
     return open_images(files, config.views.shape, config.data_loader.cache, folder, tell)
 
 
+@says_where
 def build_model(config: Config, heads: dict[str, int], load_weights: bool) -> BaseModel:
     """heads: name -> classes. load_weights False: the state comes from a checkpoint, so nothing is downloaded."""
     return KINDS["arch"].build(config.arch, config.where("arch"), heads=heads, load_weights=load_weights)
@@ -232,6 +234,10 @@ def _check_heads(config: Config, labels: Labels) -> None:
             if head not in known:
                 place = config.where(f"{section}.{head}")
                 raise ConfigError(f"{place}: the data has no attribute '{head}'{did_you_mean(head, heads)}")
+    losses = config.loss if isinstance(config.loss, dict) else {}
+    of_heads = [losses.get(head, losses.get("default")) for head in heads]
+    if of_heads and not any(loss is None or loss.weight for loss in of_heads):
+        raise ConfigError(f"{config.where('loss')}: the weight of every head is 0, so that nothing would be learned")
 
 
 def _check_schedule_reaches(trainer: BaseTrainer) -> None:

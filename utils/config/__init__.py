@@ -8,6 +8,7 @@ from utils.config.catalogue import build_schema, catalogue_problems, load_catalo
 from utils.config.components import Kind, Nested, config_problems
 from utils.config.load import apply_overrides, config_from_dict, differences, load_config
 from utils.config.schema import Component, Config
+from utils.config.where import says_where
 
 __all__ = [
     "Component",
@@ -22,5 +23,6 @@ __all__ = [
     "differences",
     "load_catalogue",
     "load_config",
+    "says_where",
     "schema_text",
 ]
