@@ -79,17 +79,6 @@ def test_three_models_of_one_config_and_split_make_one_answer(tmp_path: Path, fa
     assert done.code == 0 and json.loads((tmp_path / "report" / "metrics.json").read_text())["joint"], done.err
 
 
-@pytest.mark.parametrize("name", ["mask_joint", "demo/mask_joint", "mask_multihead", "demo/mask_multihead"])
-def test_the_configs_of_the_competition_train(name: str, tmp_path: Path, faces: Path):
-    config = load_config(
-        CONFIGS / f"{name}.json", [*SMALL, f"dataset.args.root={faces}", f"trainer.save_dir={tmp_path / 'saved'}"]
-    )
-    built = build_trainer(config, torch.device("cpu"), World(), {}, tell=lambda _: None)
-    loss = built.trainer.train_on(built.trainer.data.first_batch())
-    assert torch.isfinite(loss) and not (tmp_path / "saved" / config.name).exists()
-    assert any("one_per_group: a pass shows 72 of 168" in note for note in built.notes), built.notes
-
-
 # Metrics per head ----------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +143,17 @@ def test_mistakes_about_heads_are_named(faces: Path, tmp_path: Path, override: s
         check_components(config)
         trainer_of(config)
     assert message in str(error.value)
+
+
+def test_weights_that_leave_nothing_to_learn_are_refused(faces: Path, tmp_path: Path):
+    config = multihead(
+        faces,
+        tmp_path,
+        *(f"loss.{head}.weight=0" for head in ("mask", "gender", "age")),
+        "trainer.args.weighting=fixed",
+    )
+    with pytest.raises(ConfigError, match="loss: the weight of every head is 0, so that nothing would be learned"):
+        trainer_of(config)
 
 
 def test_a_head_without_metrics_is_named(faces: Path, tmp_path: Path):

@@ -124,6 +124,24 @@ def test_freeze_stops_at_the_stage(backbone, freeze, last_frozen, first_trained)
     assert names[len(frozen) : len(frozen) + 1] == ([first_trained] if first_trained else [])
 
 
+@pytest.mark.parametrize(
+    ("backbone", "freeze", "size"),
+    [
+        ("vit_small_patch16_224", 6, (224, 224)),
+        ("swin_tiny_patch4_window7_224", 2, (224, 224)),
+        ("efficientnet_b4", 3, None),
+    ],
+)
+def test_backbones_by_name(backbone, freeze, size):
+    """Names and stages that configs use, on the meta device: without weights to fill or to compute with."""
+    with torch.device("meta"):
+        model = FaceClassifier(HEADS, backbone=backbone, freeze=freeze)
+        logits = model(torch.zeros(2, 3, *(size or (160, 128))))
+    assert model.required_size == size and {head: rows.shape[1] for head, rows in logits.items()} == HEADS
+    frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
+    assert 0 < frozen < sum(weight.numel() for weight in model.parameters())
+
+
 def test_frozen_layers_get_no_gradient_and_keep_their_statistics():
     model = FaceClassifier(HEADS, backbone="resnet18", freeze="layer1").train()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
