@@ -119,7 +119,7 @@ def test_classes_must_agree_unless_they_are_merged(faces):
     more = {"type": "LabelCSV", "args": {"root": str(faces / "utk"), "frame": "sex.csv", "attributes": ["gender"]}}
     both = [{"type": "UTKFace", "args": {"root": str(faces / "utk")}}, more]
     assert refused(read_labels, config_of(faces, dataset=both)) == (
-        "dataset: 'gender' has the classes male, female in the data set 'UTKFace' and m, w in 'LabelCSV'; say with "
+        "x.json: dataset: 'gender' has the classes male, female in the data set 'UTKFace' and m, w in 'LabelCSV'; say with "
         "labels.merge.gender which of them are the same, or call or leave out one of the two with the key 'attributes' "
         "of its data set"
     )
@@ -148,7 +148,7 @@ def test_attributes_can_be_left_out_and_renamed(faces):
     parts = config_of(faces).to_dict()["dataset"]
     parts[1]["args"]["root"] = str(faces / "nowhere")
     message = refused(read_labels, config_of(faces, dataset=parts))
-    assert message.startswith("data set 'celeba': dataset[1].args.root: no folder")
+    assert message.startswith("x.json: data set 'celeba': dataset[1].args.root: no folder")
 
 
 def test_the_reader_gives_several_annotated_attributes(faces):
