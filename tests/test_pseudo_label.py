@@ -24,6 +24,8 @@ from trainer.pseudo_label import align, debias, threshold
 from trainer.pseudo_label.kinds import build_labeler
 from trainer.pseudo_label.labeler import PseudoLabeler
 from trainer.pseudo_label.running_mean import RunningMean
+from trainer.trial import is_trial
+from utils.config import apply_overrides, config_from_dict
 from utils.errors import ConfigError
 
 NAMES = tuple("abcdefghij")
@@ -260,6 +262,28 @@ def test_a_warm_up_of_the_whole_run_is_refused_but_told_where_a_trial_is_short(t
     assert done.err.startswith(
         "error: -s trainer.args.threshold.args.value=1.5: trainer.args.threshold.args: fixed: value must be in (0, 1]"
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "trial"),
+    [
+        ("x.json", [], False),
+        ("x.json", ["trainer.epochs=1"], True),
+        ("x.json", ["trainer.steps_per_epoch=1"], False),
+        ("x.json", ["trainer.epochs=1", "trainer.args.warm_up_epochs=1"], False),
+        ("saved/x/last.pth", [], True),
+    ],
+)
+def test_a_trial_is_a_run_that_s_made_short_or_that_continues(source: str, overrides: list[str], trial: bool):
+    tree = {
+        "name": "x",
+        "dataset": {"type": "LabelCSV"},
+        "arch": {"type": "FaceClassifier"},
+        "optimizer": {"type": "SGD"},
+    }
+    of_trainer = {"type": "FixMatchTrainer", "args": {"warm_up_epochs": 2}, "epochs": 2}
+    config = apply_overrides(config_from_dict({**tree, "trainer": of_trainer}, source), overrides, catalogue=None)
+    assert is_trial(config, "trainer.args.warm_up_epochs") == trial
 
 
 def gradient(trainer, step: int = 3) -> Tensor:
