@@ -24,8 +24,6 @@ from trainer.pseudo_label import align, debias, threshold
 from trainer.pseudo_label.kinds import build_labeler
 from trainer.pseudo_label.labeler import PseudoLabeler
 from trainer.pseudo_label.running_mean import RunningMean
-from trainer.trial import is_trial
-from utils.config import apply_overrides, config_from_dict
 from utils.errors import ConfigError
 
 NAMES = tuple("abcdefghij")
@@ -225,11 +223,6 @@ def test_simpro_refuses_a_loss_that_adjusts_too(start, loss: dict[str, Any]):
             {"abc_threshold": 0.9},
             "test: trainer.args.abc_threshold: needs arch.args.head abc",
         ),
-        (
-            {"warm_up_epochs": 2},
-            "test: trainer.args.warm_up_epochs: 2 epochs of warm-up leave none of 2 to learn from unlabeled images; "
-            "set it below trainer.epochs, 0 is none",
-        ),
     ],
 )
 def test_a_refused_value_is_named_with_its_file_key_and_head(start, switches: dict[str, Any], said: str):
@@ -238,14 +231,9 @@ def test_a_refused_value_is_named_with_its_file_key_and_head(start, switches: di
     assert error.value.problems == [said]
 
 
-def test_a_warm_up_of_the_whole_run_is_refused_but_told_where_a_trial_is_short(tmp_path, tiny_faces, in_process):
-    """One epoch of a config with a warm-up of one, and fewer steps than its schedule's warm-up, by -s; then resumed."""
+def test_a_warm_up_of_the_whole_run_is_warned_of(tmp_path, tiny_faces, in_process):
+    """One epoch of a config with a warm-up of one, and fewer steps than its schedule's warm-up; then resumed."""
     config = write_config(tmp_path, tiny_faces, data_loader={"num_workers": 0})
-    refused = ("-s", "trainer.epochs=1", "-s", "trainer.args.warm_up_epochs=1")
-    done = in_process("train.py", "-c", str(config), *refused)
-    assert (
-        done.code == 2 and "error: -s trainer.args.warm_up_epochs=1: trainer.args.warm_up_epochs: 1 epochs" in done.err
-    )
     trial = ("-s", "trainer.epochs=1", "-s", "trainer.steps_per_epoch=2", "--run-id", "x")
     done = in_process("train.py", "-c", str(config), *trial)
     assert done.code == 0, done.err
@@ -262,28 +250,6 @@ def test_a_warm_up_of_the_whole_run_is_refused_but_told_where_a_trial_is_short(t
     assert done.err.startswith(
         "error: -s trainer.args.threshold.args.value=1.5: trainer.args.threshold.args: fixed: value must be in (0, 1]"
     )
-
-
-@pytest.mark.parametrize(
-    ("source", "overrides", "trial"),
-    [
-        ("x.json", [], False),
-        ("x.json", ["trainer.epochs=1"], True),
-        ("x.json", ["trainer.steps_per_epoch=1"], False),
-        ("x.json", ["trainer.epochs=1", "trainer.args.warm_up_epochs=1"], False),
-        ("saved/x/last.pth", [], True),
-    ],
-)
-def test_a_trial_is_a_run_that_s_made_short_or_that_continues(source: str, overrides: list[str], trial: bool):
-    tree = {
-        "name": "x",
-        "dataset": {"type": "LabelCSV"},
-        "arch": {"type": "FaceClassifier"},
-        "optimizer": {"type": "SGD"},
-    }
-    of_trainer = {"type": "FixMatchTrainer", "args": {"warm_up_epochs": 2}, "epochs": 2}
-    config = apply_overrides(config_from_dict({**tree, "trainer": of_trainer}, source), overrides, catalogue=None)
-    assert is_trial(config, "trainer.args.warm_up_epochs") == trial
 
 
 def gradient(trainer, step: int = 3) -> Tensor:

@@ -171,7 +171,7 @@ def _length(config: Config, steps_per_epoch: int) -> int:
 
 
 def _shorter_warm_up(config: Config, steps_per_epoch: int) -> dict[str, int]:
-    """{"warm_up": all steps} where the run, say a trial or one with few images, has fewer than that."""
+    """{"warm_up": all steps} where the run, say one epoch or one of few images, has fewer than that."""
     schedule, length = config.lr_scheduler, _length(config, steps_per_epoch)
     if schedule is None or schedule.args.get("total_steps") or length >= schedule.args.get("warm_up", 0):
         return {}

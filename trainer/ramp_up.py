@@ -9,15 +9,13 @@ from torch import Tensor
 
 from base.parts import Parts
 from trainer.supervised import SupervisedTrainer
-from trainer.trial import is_trial
-from utils.errors import ConfigError
 
 
 class RampUpTrainer(SupervisedTrainer):
     """L = L_labeled + lambda_u · L_unlabeled. A subclass's `training_step` is supervised while `in_warm_up`.
 
     warm_up_epochs: labeled rows only. ramp_up: share of the steps after them in which lambda_u grows linearly from 0.
-    Raises ConfigError if the warm-up is the whole run; a run that `-s` made so short has a line about it in `notes`.
+    A warm-up that is the whole run, as in a trial of one epoch, has a warning in `notes`.
     """
 
     streams: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -30,18 +28,15 @@ class RampUpTrainer(SupervisedTrainer):
             raise ValueError("lambda_u and warm_up_epochs must be ≥ 0 and ramp_up in [0, 1]")
         super().__init__(parts)
         self.lambda_u, self.ramp_up = lambda_u, ramp_up
-        self.notes = self._check_length(warm_up_epochs)
+        self.notes = self._notes_about(warm_up_epochs)
         self.warm_up_steps = warm_up_epochs * self.steps_per_epoch
         self.first_batch = {"unlabeled": self.warm_up_steps * self.config.trainer.accumulate}
 
-    def _check_length(self, warm_up_epochs: int) -> list[str]:
+    def _notes_about(self, warm_up_epochs: int) -> list[str]:
         if warm_up_epochs < self.epochs or self.lambda_u == 0:
             return []
-        key = "trainer.args.warm_up_epochs"
         text = f"{warm_up_epochs} epochs of warm-up leave none of {self.epochs} to learn from unlabeled images"
-        if is_trial(self.config, key):
-            return [f"warning: {key}: {text}"]
-        raise ConfigError(f"{self.config.where(key)}: {text}; set it below trainer.epochs, 0 is none")
+        return [f"warning: trainer.args.warm_up_epochs: {text}; set it below trainer.epochs, 0 is none"]
 
     @property
     def ramp_start(self) -> int:
