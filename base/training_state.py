@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from base.speed import lay_out_state
-from base.speed import lay_out_state
-from base.speed import lay_out_state
 from utils.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
