@@ -120,8 +120,8 @@ def test_classes_must_agree_unless_they_are_merged(faces):
     both = [{"type": "UTKFace", "args": {"root": str(faces / "utk")}}, more]
     assert refused(read_labels, config_of(faces, dataset=both)) == (
         "x.json: dataset: 'gender' has the classes male, female in the data set 'UTKFace' and m, w in 'LabelCSV'; say "
-        "with labels.merge.gender which of them are the same, or call or leave out one of the two with the key 'attributes' "
-        "of its data set"
+        "with labels.merge.gender which of them are the same, or call or leave out one of the two with the key "
+        "'attributes' of its data set"
     )
     merge = {"gender": {"male": ["male", "m"], "female": ["female", "w"]}}
     merged = read_labels(config_of(faces, dataset=both, labels__merge=merge))
