@@ -113,7 +113,7 @@ def test_data_that_no_split_can_be_drawn_from_is_scored_by_the_stored_one(face_m
     relabeled.to_csv(other / "labels.csv", index=False)
     arguments = ["-d", "cpu", "-s", f"dataset.args.root={other}", "--out", str(tmp_path / "o")]
     done = in_process("test.py", "--resume", str(gender), *arguments)
-    assert done.code == 0 and "today none can be drawn: split.valid 0.4: class 'male'" in done.out, done.err
+    assert done.code == 0 and "best.pth: split.valid 0.4: class 'male' of gender (2 rows" in done.out, done.err
     assert set(pd.read_csv(tmp_path / "o" / "predictions.csv")["path"]) == {*males["path"][:2], *females["path"]}
 
 

@@ -65,8 +65,8 @@ def head_predictions(
 
 
 def predict_files(ensemble: Ensemble, files: Sequence[Path], device: torch.device) -> pd.DataFrame:
-    """One row a file: path and per head prediction, confidence and probabilities; prediction and confidence of the joint
-    label where heads make one together."""
+    """One row a file: path and per head prediction, confidence and probabilities; where heads make a joint label
+    together, its prediction and confidence."""
     predictions = []
     for path in ensemble.paths:
         loaded = load_for_evaluation(path, device)
