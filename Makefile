@@ -41,6 +41,7 @@ schema: setup
 bench: setup
 	$(BIN)/python benchmarks/step_overhead.py --rounds 5
 	$(BIN)/python benchmarks/fixmatch_step.py --rounds 3
+	$(BIN)/python benchmarks/speed_choice.py --rounds 3
 	$(BIN)/python benchmarks/step_cost.py --rounds 5
 	$(BIN)/python benchmarks/start_up.py --repetitions 3
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/data_path.py --rounds 5
