@@ -36,8 +36,6 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
         trainer.ema.load_state_dict(state["ema"])
     trainer.parts.optimizer.load_state_dict(state["optimizer"])
     lay_out_state(trainer.parts.optimizer)
-    lay_out_state(trainer.parts.optimizer)
-    lay_out_state(trainer.parts.optimizer)
     if trainer.parts.scheduler is not None:
         trainer.parts.scheduler.scheduler.load_state_dict(state["scheduler"])
     if state["scaler"]:
