@@ -80,13 +80,13 @@ def confusion_matrix(predictions: Tensor, target: Tensor, classes: int) -> Tenso
 
     predictions, target: int64 [N].
     """
-    names = _numbers(classes, target.device)
+    names = class_numbers(classes, target.device)[:, None]
     true = (target == names).float()
     return true @ (predictions == names).float().T
 
 
 @functools.cache
-def _numbers(count: int, device: torch.device) -> Tensor:
-    """[count, 1]: 0, 1, …"""
+def class_numbers(count: int, device: torch.device) -> Tensor:
+    """int64 [count]: 0, 1, …; made once, not to be written to."""
     with torch.inference_mode(False):
-        return torch.arange(count, device=device)[:, None]
+        return torch.arange(count, device=device)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from utils.sums import class_numbers
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,4 @@ class WeakBatch:
 
 def one_hot(target: Tensor, classes: int) -> Tensor:
     """int64 [N] -> float [N, C] (0 for −1), without reading a value back from the device as F.one_hot does."""
-    return (target[:, None] == _numbers(classes, target.device)).float()
-
-
-@functools.cache
-def _numbers(count: int, device: torch.device) -> Tensor:
-    """0, 1, …"""
-    with torch.inference_mode(False):
-        return torch.arange(count, device=device)
+    return (target[:, None] == class_numbers(classes, target.device)).float()
