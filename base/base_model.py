@@ -17,9 +17,9 @@ class BaseModel(nn.Module, ABC):
 
     A submodule named `backbone`, if there is one, may have its own learning rate; everything else counts as head.
     A subclass that freezes batch norm layers lists their module names in `frozen_batch_norms`: these layers stay in
-    evaluation mode whatever `train()` is told. `balanced_heads`, where there are any, hold a second classifier for each
-    head: their logits are "HEAD/balanced" in training mode and take the head's place in evaluation mode. Where there is
-    a `projection`, training mode returns {"projection": features behind it [N, D]} and no logits.
+    evaluation mode whatever `train()` is told. `balanced_heads`, where there are any, hold a second classifier for all
+    or some heads: their logits are "HEAD/balanced" in training mode and take the head's place in evaluation mode. Where
+    there is a `projection`, training mode returns {"projection": features behind it [N, D]} and no logits.
     """
 
     def __init__(self) -> None:

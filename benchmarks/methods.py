@@ -44,6 +44,7 @@ FIXMATCH = (
 )
 PUBLISHED = (*FIXMATCH, *CROSS_ENTROPY)
 THRESHOLDS = ("flexmatch", "freematch", "softmatch", "adamatch")
+NO_DEBIAS = "trainer.args.debias=null"
 ABC = ("arch.args.head=abc", "trainer.evaluation_prior=0")
 
 METHODS: dict[str, Method] = {
@@ -86,11 +87,11 @@ METHODS: dict[str, Method] = {
         (AS_CONFIG, *CROSS_ENTROPY[:-1], "trainer.args.debias=simpro"),
     ),
     "no-align": Method("as the config, align null", (AS_CONFIG, "trainer.args.align=null")),
-    "no-debias": Method("as the config, debias null", (AS_CONFIG, "trainer.args.debias=null")),
+    "no-debias": Method("as the config, debias null", (AS_CONFIG, NO_DEBIAS)),
     "abc": Method("as the config, head abc", (AS_CONFIG, *ABC)),
     "saw": Method(
-        "as the config, cross entropy with class_weight saw, debias null",
-        (AS_CONFIG, *CROSS_ENTROPY, "loss.args.class_weight=saw", "trainer.args.debias=null"),
+        "as the config, cross entropy, class_weight saw in both losses, debias null",
+        (AS_CONFIG, *CROSS_ENTROPY, "loss.args.class_weight=saw", "trainer.args.class_weight=saw", NO_DEBIAS),
     ),
     "balanced-odds": Method("as the config, evaluation_prior 0", (AS_CONFIG, "trainer.evaluation_prior=0")),
     "all-frozen": Method("logistic regression on frozen features, all labels", all_labels=True, frozen=True),

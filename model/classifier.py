@@ -36,8 +36,9 @@ class FaceClassifier(BaseModel):
         keep their statistics.
     batch_norm: "frozen" keeps the statistics of the whole backbone while its weights train, as suits small batches.
     head: "abc" adds to each head a classifier trained on classes in equal shares, which is the one that evaluates (ABC,
-        Lee et al. 2021; FixMatchTrainer). "simclr" adds a projection of two layers, behind which the backbone is
-        pretrained (Chen et al. 2020; SimCLRTrainer); the heads then have no gradient.
+        Lee et al. 2021; FixMatchTrainer), {head or "default": "plain" or "abc"} to some of them. "simclr" adds a
+        projection of two layers, behind which the backbone is pretrained (Chen et al. 2020; SimCLRTrainer); the heads
+        then have no gradient.
     load_weights: False if the state comes from a checkpoint; then neither network nor weight file is needed.
     """
 
@@ -51,7 +52,7 @@ class FaceClassifier(BaseModel):
         dropout: float = 0.2,
         freeze: str | int | None = None,
         batch_norm: Literal["train", "frozen"] = "train",
-        head: Literal["plain", "abc", "simclr"] = "plain",
+        head: Literal["plain", "abc", "simclr"] | dict[str, Literal["plain", "abc"]] = "plain",
         load_weights: bool = True,
     ):
         super().__init__()
@@ -67,8 +68,9 @@ class FaceClassifier(BaseModel):
         self.dropout = nn.Dropout(dropout)
         size = feature_size(self.backbone)
         self.heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in heads.items()})
-        if head == "abc":
-            self.balanced_heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in heads.items()})
+        balanced = {name: classes for name, classes in heads.items() if _kind_of(head, name) == "abc"}
+        if balanced:
+            self.balanced_heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in balanced.items()})
         elif head == "simclr":
             self.heads.requires_grad_(False)
             self.projection = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTION))
@@ -95,13 +97,13 @@ class FaceClassifier(BaseModel):
     def classify(self, features: Tensor) -> dict[str, Tensor]:
         """features: [N, D]. Returns {head: logits [N, C]}.
 
-        With balanced heads: theirs; in training mode {head: logits, "head/balanced": logits of the balanced head}.
+        Where a head has a balanced one: its logits; in training mode "head/balanced" beside "head".
         """
-        balanced = {name: linear(features) for name, linear in (self.balanced_heads or {}).items()}
-        if balanced and not self.training:
-            return balanced
+        balanced = {} if self.balanced_heads is None else dict(self.balanced_heads.items())
+        if not self.training:
+            return {name: linear(features) for name, linear in {**dict(self.heads.items()), **balanced}.items()}
         logits = {name: linear(features) for name, linear in self.heads.items()}
-        return {**logits, **{f"{name}/balanced": rows for name, rows in balanced.items()}}
+        return {**logits, **{f"{name}/balanced": linear(features) for name, linear in balanced.items()}}
 
     def summary(self) -> str:
         """One line: the class, its parameters, and whether something random is kept as it is."""
@@ -142,10 +144,25 @@ def check_logits(logits: Tensor, head: str) -> None:
         )
 
 
-def _check_arguments(heads: Mapping[str, int], dropout: float, batch_norm: str, head: str) -> None:
-    kinds = ["plain", "abc", "simclr"]
-    if head not in kinds:
-        raise UserError(f"arch.args.head: '{head}' is unknown{did_you_mean(head, kinds)}")
+def _kind_of(head: str | Mapping[str, str], name: str) -> str:
+    return head if isinstance(head, str) else head.get(name, head.get("default", ""))
+
+
+def _check_head(head: str | Mapping[str, str], heads: Mapping[str, int]) -> None:
+    of_each = {"": head} if isinstance(head, str) else {f".{name}": kind for name, kind in head.items()}
+    for key, kind in of_each.items():
+        kinds = ["plain", "abc"] if key else ["plain", "abc", "simclr"]
+        if kind not in kinds:
+            raise UserError(f"arch.args.head{key}: '{kind}' is unknown{did_you_mean(kind, kinds)}")
+        if key not in ("", ".default") and key[1:] not in heads:
+            raise UserError(f"arch.args.head: no head '{key[1:]}'{did_you_mean(key[1:], heads)}")
+    for name in heads:
+        if not _kind_of(head, name):
+            raise UserError(f"arch.args.head: nothing for the head '{name}' and no 'default'")
+
+
+def _check_arguments(heads: Mapping[str, int], dropout: float, batch_norm: str, head: str | Mapping[str, str]) -> None:
+    _check_head(head, heads)
     if not heads and head != "simclr":
         raise UserError("arch: a FaceClassifier needs at least one head, that is one attribute with labels")
     for name, classes in heads.items():

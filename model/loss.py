@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.class_weight import ClassWeight, class_weight_of
 from utils.config.components import Nested
 
 __all__ = [
@@ -36,9 +36,6 @@ __all__ = [
 ]
 
 _UNLABELED = -1
-_EFFECTIVE_NUMBER_BETA = 0.999
-
-ClassWeight = list[float] | Literal["inverse", "effective", "saw"] | None
 
 
 def cross_entropy(
@@ -58,7 +55,7 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be at least 0 and below 1, not {label_smoothing}")
-    weight = _class_weight(class_weight, class_counts)
+    weight = class_weight_of(class_weight, class_counts)
     return F.cross_entropy(
         logits.float(),
         target,
@@ -100,7 +97,7 @@ def focal(
     log_p = log_probs.gather(1, target.clamp(min=0)[:, None])[:, 0]
     # At p = 1 a gamma below 1 has no finite gradient.
     distance = (-torch.expm1(log_p)).clamp(min=1e-7)
-    weight = _class_weight(class_weight, class_counts)
+    weight = class_weight_of(class_weight, class_counts)
     return distance**gamma * F.nll_loss(log_probs, target, weight, ignore_index=_UNLABELED, reduction="none")
 
 
@@ -133,7 +130,7 @@ def bce(logits: Tensor, target: Tensor, class_counts: Tensor, *, class_weight: C
         raise ValueError(f"two classes are needed, this head has {logits.shape[1]}; choose cross_entropy")
     difference = logits[:, 1].float() - logits[:, 0].float()
     rows = F.binary_cross_entropy_with_logits(difference, target.clamp(min=0).float(), reduction="none")
-    weight = _class_weight(class_weight, class_counts)
+    weight = class_weight_of(class_weight, class_counts)
     rows = rows if weight is None else rows * weight[target.clamp(min=0)]
     return _of_labeled(rows, target)
 
@@ -168,7 +165,7 @@ def ldam(
     margin = class_counts.float().clamp(min=1) ** -0.25
     margin = max_margin * margin / margin.max()
     shifted = logits.float() - margin * F.one_hot(target.clamp(min=0), logits.shape[1])
-    weight = _class_weight(class_weight, class_counts)
+    weight = class_weight_of(class_weight, class_counts)
     if weight is not None and reweight_after is not None:
         done = torch.zeros((), device=weight.device) if progress is None else progress
         weight = torch.where(done >= reweight_after, weight, 1.0)
@@ -262,27 +259,3 @@ def _takes_progress(name: str) -> bool:
 def _of_labeled(rows: Tensor, target: Tensor) -> Tensor:
     """`rows`, 0 where the row is not labeled; the shapes broadcast."""
     return torch.where(target == _UNLABELED, 0.0, rows)
-
-
-def _class_weight(class_weight: ClassWeight, class_counts: Tensor) -> Tensor | None:
-    """[C] float32, scaled so that the labeled rows have mean weight 1 ("saw": to sum C)."""
-    if class_weight is None:
-        return None
-    counts = class_counts.float()
-    present = counts.clamp(min=1)
-    if class_weight == "inverse":
-        weight = 1 / present
-    elif class_weight == "effective":
-        weight = 1 / -torch.expm1(present * math.log(_EFFECTIVE_NUMBER_BETA))
-    elif class_weight == "saw":
-        weight = 1 / -torch.expm1(present * torch.log1p(-1 / present.mean()))
-        return weight * len(weight) / weight.sum()
-    elif isinstance(class_weight, str):
-        raise ValueError(f"class_weight must be 'inverse', 'effective', 'saw' or a list, not '{class_weight}'")
-    else:
-        if len(class_weight) != len(counts):
-            raise ValueError(f"class_weight has {len(class_weight)} entries for {len(counts)} classes")
-        if min(class_weight) < 0 or max(class_weight) == 0:
-            raise ValueError(f"class_weight needs entries of at least 0, not all 0: {class_weight}")
-        weight = torch.tensor(class_weight, dtype=torch.float32, device=counts.device)
-    return weight * counts.sum() / (weight * counts).sum()

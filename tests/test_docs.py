@@ -206,7 +206,7 @@ def test_every_config_key_is_documented_with_type_and_default():
 
 def test_every_component_of_ours_is_documented_with_its_arguments():
     rows = documented({"reader", "network", "loss", "trainer", "switch", "schedule"}, 2)
-    switches = ("threshold", "align", "debias", "mix")
+    switches = ("threshold", "align", "debias", "class_weight", "mix")
     known, wrong = set(), []
     for kind in ("dataset", "arch", "loss", "metric", "trainer", "preset", "lr_scheduler", *switches):
         for name, member in KINDS[kind].members.items():

@@ -17,14 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
+from model.classifier import FaceClassifier
 from model.loss import logit_adjustment
 from tests import conftest
 from tests.test_training import rows, write_config
+from trainer.components import KINDS
 from trainer.pseudo_label import align, debias, threshold
 from trainer.pseudo_label.kinds import build_labeler
 from trainer.pseudo_label.labeler import PseudoLabeler
 from trainer.pseudo_label.running_mean import RunningMean
-from utils.errors import ConfigError
+from utils.errors import ConfigError, UserError
 
 NAMES = tuple("abcdefghij")
 UNLABELED = 40
@@ -45,10 +47,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "logit_adjustment": {"threshold": FIXED, "debias": "logit_adjustment"},
     "debiaspl": {"threshold": FIXED, "debias": "debiaspl"},
     "simpro": {"threshold": FIXED, "debias": {"type": "simpro", "args": {"every": 2}}},
+    "saw": {"threshold": FIXED, "class_weight": "saw"},
     "everything": {
         "threshold": {"type": "freematch", "args": {"w_f": 0.05}},
         "align": "estimated",
         "debias": "debiaspl",
+        "class_weight": "saw",
     },
 }
 
@@ -159,6 +163,39 @@ def test_the_unlabeled_loss_has_a_gradient_of_its_own(start, method: str):
         trainer.training_step(batch(4, 3)).backward()
         found.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
     assert float((found[0] - found[1]).norm()) > 1e-3
+
+
+def test_simpro_starts_a_class_without_labels_as_one_row():
+    estimator = KINDS["debias"].build("simpro", "debias", class_counts=torch.tensor([6.0, 3.0, 0.0]))
+    assert estimator.student(torch.zeros(1, 3)).exp().tolist()[0] == pytest.approx([0.6, 0.3, 0.1])
+
+
+def test_a_balanced_head_for_one_of_two_heads():
+    torch.manual_seed(0)
+    kinds = {"age": "abc", "default": "plain"}
+    model = FaceClassifier({"gender": 2, "age": 3}, backbone="test_resnet", head=kinds, dropout=0.0)
+    images = torch.randn(2, 3, 32, 32)
+    in_training = model(images)
+    assert list(in_training) == ["gender", "age", "age/balanced"] and model.head_kind == "abc"
+    features = model.eval().features(images)
+    evaluated = model.classify(features)
+    assert list(evaluated) == ["gender", "age"]
+    assert torch.equal(evaluated["age"], model.balanced_heads["age"](features))
+    assert torch.equal(evaluated["gender"], model.heads["gender"](features))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"aeg": "abc", "default": "plain"}, r"arch\.args\.head: no head 'aeg'.*'age'"),
+        ({"age": "abc"}, r"arch\.args\.head: nothing for the head 'gender' and no 'default'"),
+        ({"default": "simclr"}, r"arch\.args\.head\.default: 'simclr' is unknown.*plain"),
+        ("abcd", r"arch\.args\.head: 'abcd' is unknown.*'abc'"),
+    ],
+)
+def test_a_head_that_cannot_be(head: Any, message: str):
+    with pytest.raises(UserError, match=message):
+        FaceClassifier({"gender": 2, "age": 3}, backbone="test_resnet", head=head)
 
 
 def test_the_balanced_head_learns_evaluates_and_is_trained_in_the_warm_up(start, make_trainer):
@@ -392,7 +429,7 @@ def test_crest_plus_temperature():
 # Several processes ---------------------------------------------------------------------------------------------------
 
 SHARED = ["flexmatch", "freematch", "softmatch", "softmatch per class", "adamatch", "crest_plus", "debiaspl", "simpro"]
-SHARED += ["everything"]
+SHARED += ["saw", "everything"]
 
 
 def shared_steps(method: str, rank: int, size: int) -> dict[str, Tensor]:

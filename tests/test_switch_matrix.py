@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.test_pseudo_label import FIXED, LinearNet, batch, start, train  # noqa: F401
 from trainer.components import KINDS
+from trainer.pseudo_label.kinds import build_labeler
+from trainer.selective import only
 
 THRESHOLDS: dict[str, Any] = {
     "fixed": FIXED,
@@ -23,6 +26,7 @@ THRESHOLDS: dict[str, Any] = {
 }
 ALIGNS = ("none", "prior", "uniform", "estimated", "crest_plus")
 DEBIASES = ("none", "logit_adjustment", "debiaspl", "simpro")
+SAW = {"class_weight": {"type": "saw", "args": {"momentum": 0.5}}}
 STEPS = 3
 
 
@@ -65,13 +69,33 @@ def test_a_combination_has_a_gradient_moves_and_differs(start, threshold: str, h
         assert unlabeled_gradient(trainer).norm() > 1e-4, f"{said}: nothing is learned from unlabeled rows"
 
 
-def test_class_weights_of_saw_change_the_labeled_loss_only(start):  # noqa: F811
-    plain, weighted = (start(3, threshold=FIXED) for _ in range(2))
+def test_saw_of_the_loss_weighs_labeled_rows_and_saw_of_the_trainer_pseudo_labels(start):  # noqa: F811
+    plain, weighted, both = start(3, threshold=FIXED), start(3, threshold=FIXED), start(3, threshold=FIXED, **SAW)
     saw = partial(
         KINDS["loss"].find("cross_entropy", "loss"), class_counts=torch.tensor([80.0, 15, 5]), class_weight="saw"
     )
-    weighted.parts.losses = {"label": (saw, 1.0)}
+    for trainer in (weighted, both):
+        trainer.parts.losses = {"label": (saw, 1.0)}
     torch.testing.assert_close(unlabeled_gradient(plain), unlabeled_gradient(weighted))
-    for trainer in (plain, weighted):
+    for trainer in (plain, weighted, both):
         train(trainer, range(STEPS), 3)
     assert all(not torch.equal(a, b) for a, b in zip(weights(plain), weights(weighted)))
+    assert all(not torch.equal(a, b) for a, b in zip(weights(weighted), weights(both)))
+
+
+def test_saw_weighs_pseudo_labels_by_the_effective_number_of_their_class():
+    """Lai et al. 2022: (1 - b) / (1 - b^n), b = (N - 1) / N, N the mean count, sum C; equal shares before step 1."""
+    labeler = build_labeler(("a", "b"), torch.ones(2), FIXED, None, None, "saw", 200)
+    logits = torch.tensor([[3.0, 0]] * 9 + [[0, 3.0]])
+    first, second = labeler(logits), labeler(logits)
+    torch.testing.assert_close(first.factor, torch.ones(10))
+    beta = 99 / 100
+    of_class = np.array([(1 - beta) / (1 - beta**count) for count in (180, 20)])
+    wanted = 2 * of_class / of_class.sum()
+    np.testing.assert_allclose(second.factor[[0, 9]], wanted, rtol=1e-5)
+    assert wanted[1] == pytest.approx(1.6423535)
+    strong = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
+    rows = F.cross_entropy(strong, second.target, reduction="none") * torch.tensor([wanted[0]] * 9 + [wanted[1]])
+    torch.testing.assert_close(labeler.consistency_loss(strong, second), rows.mean().float())
+    kept = only(second, torch.arange(10) >= 8)
+    torch.testing.assert_close(labeler.consistency_loss(strong[8:], kept, 10), rows[8:].sum().float() / 10)

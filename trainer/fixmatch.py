@@ -12,7 +12,7 @@ from base.base_dataset import Batch
 from base.parts import Parts
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.selective import check_leaves_out, check_selective, only, rows_with_weight
-from trainer.semi_supervised import Align, Debias, OnCollapse, SemiSupervisedTrainer, Threshold
+from trainer.semi_supervised import Align, ClassWeight, Debias, OnCollapse, SemiSupervisedTrainer, Threshold
 
 Logits = dict[str, Tensor]
 Found = Iterable[tuple[str, PseudoLabeler, PseudoLabels]]
@@ -40,6 +40,7 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         threshold: Threshold = "fixed",
         align: Align = None,
         debias: Debias = None,
+        class_weight: ClassWeight = None,
         lambda_u: float = 1.0,
         ramp_up: float = 0.0,
         warm_up_epochs: int = 0,
@@ -57,6 +58,7 @@ class FixMatchTrainer(SemiSupervisedTrainer):
             threshold=threshold,
             align=align,
             debias=debias,
+            class_weight=class_weight,
             lambda_u=lambda_u,
             ramp_up=ramp_up,
             warm_up_epochs=warm_up_epochs,
@@ -78,9 +80,9 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         else:
             of_labeled, of_weak, of_strong = self._forward(labeled["image"], unlabeled["weak"], unlabeled["strong"])
             found = self.pseudo_labels(batch, of_labeled, of_weak)
-        unsupervised, further = torch.zeros((), device=self.device), list[Tensor]()
+        unsupervised, further = list[Tensor](), list[Tensor]()
         for head, labeler, labels in found:
-            unsupervised = unsupervised + labeler.consistency_loss(of_strong[head], labels, len(unlabeled["weak"]))
+            unsupervised.append(labeler.consistency_loss(of_strong[head], labels, len(unlabeled["weak"])))
             further += labeler.further_losses(head, of_weak, of_strong, labels, self.progress)
         return self.total_loss(self.supervised_loss(of_labeled, labeled["target"]), unsupervised, further)
 

@@ -13,6 +13,7 @@ from base.parts import Parts
 from trainer.pseudo_label.weak_batch import one_hot
 from trainer.ramp_up import RampUpTrainer
 from utils.errors import ConfigError
+from utils.sums import exact
 
 
 class MeanTeacherTrainer(RampUpTrainer):
@@ -45,22 +46,14 @@ class MeanTeacherTrainer(RampUpTrainer):
         logits = self.network(self.normalize(torch.cat([student, labeled["image"]])))
         with torch.no_grad():
             of_teacher = self.teacher(self.normalize(unlabeled["teacher"]), clean=count)
-        unsupervised = torch.zeros((), device=self.device)
+        unsupervised = []
         for head in self.classes:
             target = of_teacher[head].float().softmax(dim=1)
-            unsupervised = unsupervised + (logits[head][:count].float().softmax(dim=1) - target).square().mean()
-            self._count(head, target, unlabeled.get("hidden", {}).get(head))
+            unsupervised.append((logits[head][:count].float().softmax(dim=1) - target).square().mean())
+            hidden = unlabeled.get("hidden", {}).get(head)
+            self.sums.add_count(f"teacher/{head}", sums_of_teacher, target, *(() if hidden is None else (hidden,)))
         of_labeled = {head: rows[count:] for head, rows in logits.items()}
         return self.total_loss(self.supervised_loss(of_labeled, labeled["target"]), unsupervised)
-
-    def _count(self, head: str, target: Tensor, hidden: Tensor | None) -> None:
-        """Sums of what the teacher says: target [U, C]; hidden: int64 [U] labels kept aside, −1 where there is none."""
-        confidence, named = target.max(dim=1)
-        predicted = one_hot(named, target.shape[1]).sum(dim=0)
-        sums = {"rows": predicted.sum(), "predicted": predicted, "confidence": confidence.sum()}
-        if hidden is not None:
-            sums |= {"known": (hidden >= 0).sum(), "right": (hidden == named).sum()}
-        self.sums.add({f"teacher/{head}/{name}": value for name, value in sums.items()})
 
     def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
         values = super().epoch_values(sums)
@@ -75,3 +68,13 @@ class MeanTeacherTrainer(RampUpTrainer):
             if sums.get(f"{of_teacher}known", torch.zeros(())) > 0:
                 values[f"train/{head}/pseudo_accuracy"] = float(sums[f"{of_teacher}right"] / sums[f"{of_teacher}known"])
         return values
+
+
+def sums_of_teacher(target: Tensor, hidden: Tensor | None = None) -> dict[str, Tensor]:
+    """What the teacher says: target [U, C] probabilities; hidden: int64 [U] labels kept aside, −1 for none."""
+    confidence, named = target.max(dim=1)
+    predicted = one_hot(named, target.shape[1]).sum(dim=0)
+    sums = {"rows": predicted.sum(), "predicted": predicted, "confidence": exact(confidence).sum()}
+    if hidden is not None:
+        sums |= {"known": (hidden >= 0).sum(), "right": (hidden == named).sum()}
+    return sums

@@ -24,8 +24,9 @@ def switch_alignment_on(labelers: nn.ModuleDict, signs: Sequence[Sign], epoch: i
     return said
 
 
-def warm_up_again(guard: CollapseGuard, step: int, epochs: int, steps_per_epoch: int) -> list[str]:
-    """Labeled images only for the next epochs. step: finished steps."""
+def warm_up_again(guard: CollapseGuard, step: int, warm_up_steps: int, steps_per_epoch: int) -> list[str]:
+    """Labeled images only for as many epochs as at the start, one at least. step: finished steps."""
+    epochs = max(1, warm_up_steps // steps_per_epoch)
     guard.warm_up_until = step + epochs * steps_per_epoch
     first = step // steps_per_epoch + 1
     which = f"epoch {first} is" if epochs == 1 else f"epochs {first} to {first + epochs - 1} are"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from base.base_dataset import Batch
 from base.parts import Parts
-from trainer.semi_supervised import Align, Debias, OnCollapse, SemiSupervisedTrainer, Threshold
+from trainer.semi_supervised import Align, ClassWeight, Debias, OnCollapse, SemiSupervisedTrainer, Threshold
 
 
 class PseudoLabelTrainer(SemiSupervisedTrainer):
@@ -34,6 +34,7 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
         threshold: Threshold = "fixed",
         align: Align = None,
         debias: Debias = None,
+        class_weight: ClassWeight = None,
         lambda_u: float = 1.0,
         ramp_up: float = 0.4,
         warm_up_epochs: int = 0,
@@ -46,6 +47,7 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
             threshold=threshold,
             align=align,
             debias=debias,
+            class_weight=class_weight,
             lambda_u=lambda_u,
             ramp_up=ramp_up,
             warm_up_epochs=warm_up_epochs,
@@ -61,8 +63,8 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
         logits = self.network(self.normalize(torch.cat([weak, labeled["image"]])), clean=len(weak))
         of_weak = {head: rows[: len(weak)] for head, rows in logits.items()}
         of_labeled = {head: rows[len(weak) :] for head, rows in logits.items()}
-        unsupervised, further = torch.zeros((), device=self.device), list[Tensor]()
+        unsupervised, further = list[Tensor](), list[Tensor]()
         for head, labeler, labels in self.pseudo_labels(batch, of_labeled, of_weak):
-            unsupervised = unsupervised + labeler.consistency_loss(of_weak[head], labels)
+            unsupervised.append(labeler.consistency_loss(of_weak[head], labels, len(weak)))
             further += labeler.further_losses(head, of_weak, of_weak, labels, self.progress)
         return self.total_loss(self.supervised_loss(of_labeled, labeled["target"]), unsupervised, further)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from base.parts import Parts
@@ -58,12 +60,15 @@ class RampUpTrainer(SupervisedTrainer):
         ramp = self.ramp_up * (self.epochs * self.steps_per_epoch - self.warm_up_steps)
         return self.lambda_u * min(1.0, (self.step - self.ramp_start) / ramp) if ramp > 0 else self.lambda_u
 
-    def total_loss(self, labeled: Tensor, unlabeled: Tensor, further: list[Tensor] | None = None) -> Tensor:
-        """The scalar loss, its terms logged. further: terms of switches, which bring their own factors."""
-        further = further or []
+    def total_loss(self, labeled: Tensor, of_heads: list[Tensor], further: list[Tensor] | None = None) -> Tensor:
+        """The scalar loss, its terms logged. of_heads: the unlabeled losses; further: terms of switches, which bring
+        their own factors."""
+        unlabeled = functools.reduce(torch.add, of_heads)
+        further, accumulate, factor = further or [], self.config.trainer.accumulate, self.current_lambda_u
         for name, loss in (("labeled", labeled), ("unlabeled", unlabeled), *(("further", x) for x in further)):
-            self.sums.add({f"mean/loss_{name}": loss / self.config.trainer.accumulate})
-        return sum(further, labeled + self.current_lambda_u * unlabeled)
+            loss = loss.detach()
+            self.sums.add({f"mean/loss_{name}": loss if accumulate == 1 else loss / accumulate})
+        return sum(further, labeled + (unlabeled if factor == 1 else factor * unlabeled))
 
     def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
         values = super().epoch_values(sums)

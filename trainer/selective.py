@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -46,7 +46,5 @@ def rows_with_weight(labels: Iterable[PseudoLabels]) -> Tensor:
 
 def only(labels: PseudoLabels, keep: Tensor) -> PseudoLabels:
     """The pseudo-labels of some rows; keep: bool [U]."""
-    soft = None if labels.soft is None else labels.soft[keep]
-    return replace(
-        labels, target=labels.target[keep], weight=labels.weight[keep], confidence=labels.confidence[keep], soft=soft
-    )
+    of_rows = {field.name: getattr(labels, field.name) for field in fields(labels)}
+    return replace(labels, **{name: rows[keep] for name, rows in of_rows.items() if rows is not None})

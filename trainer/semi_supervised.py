@@ -25,6 +25,7 @@ from utils.errors import UserError
 Threshold = Annotated[dict[str, Any] | str, Nested("threshold", per_head=True)]
 Align = Annotated[dict[str, Any] | str | None, Nested("align", per_head=True)]
 Debias = Annotated[dict[str, Any] | str | None, Nested("debias", per_head=True)]
+ClassWeight = Annotated[dict[str, Any] | str | None, Nested("class_weight", per_head=True)]
 OnCollapse = Literal["warn", "align", "warm_up", "stop"]
 
 
@@ -44,6 +45,7 @@ class SemiSupervisedTrainer(RampUpTrainer):
         threshold: Threshold,
         align: Align,
         debias: Debias,
+        class_weight: ClassWeight,
         lambda_u: float,
         ramp_up: float,
         warm_up_epochs: int,
@@ -52,7 +54,8 @@ class SemiSupervisedTrainer(RampUpTrainer):
         on_collapse: OnCollapse,
     ):
         of_abc = {"threshold": abc_threshold, "weight": abc_weight}
-        self.unlabeled_rows, self.labelers = build_labelers(parts, threshold, align, debias, of_abc)
+        switches = {"threshold": threshold, "align": align, "debias": debias, "class_weight": class_weight}
+        self.unlabeled_rows, self.labelers = build_labelers(parts, switches, of_abc)
         self.guard, self.on_collapse, self.signs = CollapseGuard(), on_collapse, list[Sign]()
         if on_collapse == "align":
             stand_by(self.labelers, parts)
@@ -71,12 +74,12 @@ class SemiSupervisedTrainer(RampUpTrainer):
         of_labeled, of_weak: {head: logits} of the batch's labeled rows and of the weak view of its unlabeled ones.
         """
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        rows = torch.searchsorted(self.unlabeled_rows, unlabeled["row"]) if "row" in unlabeled else None
+        reads_rows = any(self.labeler(head).threshold.reads_rows for head in self.classes)
+        rows = torch.searchsorted(self.unlabeled_rows, unlabeled["row"]) if reads_rows else None
         for head in self.classes:
             labeler = self.labeler(head)
             labels = labeler(of_weak[head], of_labeled[head], labeled["target"][head], rows, self.progress)
-            sums = labeler.sums(labels, unlabeled.get("hidden", {}).get(head))
-            self.sums.add({f"pseudo/{head}/{name}": value for name, value in sums.items()})
+            labeler.add_to(self.sums, f"pseudo/{head}", labels, unlabeled.get("hidden", {}).get(head))
             yield head, labeler, labels
 
     def supervised_loss(self, logits: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
@@ -116,8 +119,7 @@ class SemiSupervisedTrainer(RampUpTrainer):
         if self.on_collapse == "align":
             said = switch_alignment_on(self.labelers, self.signs, self.epoch)
         elif self.on_collapse == "warm_up":
-            epochs = max(1, self.warm_up_steps // self.steps_per_epoch)
-            said = warm_up_again(self.guard, self.step, epochs, self.steps_per_epoch)
+            said = warm_up_again(self.guard, self.step, self.warm_up_steps, self.steps_per_epoch)
         if said:
             self.guard.start_anew()
         return said

@@ -11,6 +11,7 @@ from torch import Tensor
 from utils.distributed import sum_over_processes
 
 TOGETHER = 16  # steps whose rows are counted at once
+Count = Callable[..., Tensor | Mapping[str, Tensor]]
 
 
 class Sums:
@@ -20,7 +21,7 @@ class Sums:
         self.device = device
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums: dict[str, Tensor | float] = {}
-        self._later: dict[str, tuple[Callable[..., Tensor], list[tuple[Tensor, ...]]]] = {}
+        self._later: dict[str, tuple[Count, list[tuple[Tensor, ...]]]] = {}
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         """Add each value (any shape, the same at every call) to its sum."""
@@ -33,11 +34,12 @@ class Sums:
             else:
                 self._sums[name] = value + (held or 0.0)
 
-    def add_count(self, name: str, count: Callable[..., Tensor], *rows: Tensor) -> None:
-        """Add `count(*rows)`, a count of rows, tensors [N, …] that nobody writes to afterwards.
+    def add_count(self, name: str, count: Count, *rows: Tensor) -> None:
+        """Add `count(*rows)`, a count of rows, or {part: count} as NAME/PART; rows: tensors [N, …] that nobody writes
+        to afterwards.
 
-        Some steps' rows are counted together, which costs as much as those of one. Whole numbers add up exactly, so it
-        does not matter which steps these are, nor where a run stops.
+        Some steps' rows are counted together, which costs as much as those of one. Whole numbers and what `exact`
+        returns add up exactly, so it does not matter which steps these are, nor where a run stops.
         """
         _, waiting = self._later.setdefault(name, (count, []))
         waiting.append(tuple(tensor.detach() for tensor in rows))
@@ -72,7 +74,8 @@ class Sums:
     def _count_waiting(self, name: str) -> None:
         count, waiting = self._later.pop(name)
         with torch.autocast(self.device.type, enabled=False):  # bf16 cannot count beyond 256
-            self.add({name: count(*(torch.cat(rows) for rows in zip(*waiting)))})
+            found = count(*(torch.cat(rows) for rows in zip(*waiting)))
+            self.add({name: found} if isinstance(found, Tensor) else {f"{name}/{k}": v for k, v in found.items()})
 
 
 def confusion_matrix(predictions: Tensor, target: Tensor, classes: int) -> Tensor:
@@ -83,6 +86,14 @@ def confusion_matrix(predictions: Tensor, target: Tensor, classes: int) -> Tenso
     names = class_numbers(classes, target.device)[:, None]
     true = (target == names).float()
     return true @ (predictions == names).float().T
+
+
+def exact(shares: Tensor) -> Tensor:
+    """Float64 multiples of 2^-26 near `shares`, in [0, 1]: up to 2^27 of them have the same sum in any order (float32
+    where there is no float64, without that)."""
+    if shares.device.type == "mps":
+        return shares.float()
+    return shares.double().mul_(2.0**26).round_().mul_(2.0**-26)
 
 
 @functools.cache

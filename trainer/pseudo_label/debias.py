@@ -101,7 +101,8 @@ class simpro(Debias):
 
     Soft pseudo-labels from z_w + tau · log π_u; labeled rows and strong views are trained on z + tau · log π, so use it
     with `loss: cross_entropy`. π_u is the running distribution of the accepted pseudo-labels, π that of these and the
-    labels drawn; the former starts at equal shares, the latter at the labels' distribution.
+    labels drawn; the former starts at equal shares, the latter at the labels' distribution, in which a class without a
+    label counts as one row.
 
     tau: strength, at least 0.
     momentum: of π_u and π, in [0, 1).
@@ -118,7 +119,8 @@ class simpro(Debias):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self.tau, self.every = tau, every
-        counts, equal = class_counts.float(), torch.full((len(class_counts),), 1 / len(class_counts))
+        counts = torch.where(class_counts > 0, class_counts.float(), 1)
+        equal = torch.full((len(class_counts),), 1 / len(class_counts))
         self.unlabeled = RunningMean(equal, momentum, bias_correction=False)
         self.drawn = RunningMean(counts / counts.sum(), momentum, bias_correction=False)
         self.accepted: Tensor

@@ -8,30 +8,32 @@ import torch
 from torch import Tensor
 
 from trainer.pseudo_label.weak_batch import one_hot
+from utils.sums import exact
 
 
 def sums_of(
-    target: Tensor, weight: Tensor, confidence: Tensor, thresholds: Tensor, hidden: Tensor | None
+    target: Tensor, weight: Tensor, confidence: Tensor, thresholds: Tensor, hidden: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Sums over the U rows of a step; nothing is read back from the device.
+    """Sums over the U rows of T steps, the same however steps are put together; nothing is read back from the device.
 
-    target int64 [U], weight and confidence [U] of the pseudo-labels; thresholds [C]; hidden int64 [U]: labels kept
-    aside, −1 where there is none. `confusion` [C, C] has the weights by hidden label (rows) and pseudo-label (columns),
-    `hidden` [C] the rows by hidden label.
+    target int64 [U], weight and confidence [U] in [0, 1] of the pseudo-labels; thresholds [T, C]; hidden int64 [U]:
+    labels kept aside, −1 where there is none. `confusion` [C, C] has the weights by hidden label (rows) and
+    pseudo-label (columns), `hidden` [C] the rows by hidden label.
     """
-    classes = len(thresholds)
-    of_class = one_hot(target, classes)
+    classes = thresholds.shape[1]
+    weight = exact(weight)
+    of_class = one_hot(target, classes).to(weight.dtype)
     weighted = of_class * weight[:, None]
     sums = {
         "rows": torch.ones_like(weight).sum(),
         "weight": weighted.sum(dim=0),
         "predicted": of_class.sum(dim=0),
-        "confidence": confidence.sum(),
-        "threshold": thresholds.to(weight.device, non_blocking=True),
-        "batches": torch.ones(()),
+        "confidence": exact(confidence).sum(),
+        "threshold": exact(thresholds).sum(dim=0),
+        "batches": torch.ones_like(thresholds[:, 0]).sum(),
     }
     if hidden is not None:
-        true = one_hot(hidden, classes)
+        true = one_hot(hidden, classes).to(weight.dtype)
         sums |= {"confusion": true.T @ weighted, "hidden": true.sum(dim=0)}
     return sums
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from base.parts import Parts
 from trainer.pseudo_label import align as align_module
+from trainer.pseudo_label import class_weight as class_weight_module
 from trainer.pseudo_label import debias as debias_module
 from trainer.pseudo_label import threshold as threshold_module
 from trainer.pseudo_label.balanced_head import BalancedHead
@@ -20,29 +21,27 @@ from utils.config.layers import is_per_head
 from utils.errors import ConfigError, did_you_mean
 
 _COUNTS = frozenset({"class_counts"})
+_ROWS = frozenset({"classes", "unlabeled_rows"})
 PSEUDO_LABEL_KINDS = {
-    "threshold": Kind(
-        "threshold",
-        (threshold_module,),
-        base=threshold_module.Threshold,
-        provided=frozenset({"classes", "unlabeled_rows"}),
-    ),
+    "threshold": Kind("threshold", (threshold_module,), base=threshold_module.Threshold, provided=_ROWS),
     "align": Kind("align", (align_module,), base=nn.Module, provided=_COUNTS),
     "debias": Kind("debias", (debias_module,), base=debias_module.Debias, provided=_COUNTS),
+    "class_weight": Kind(
+        "class_weight", (class_weight_module,), base=class_weight_module.ClassWeighting, provided=_ROWS
+    ),
 }
 
 Switch = dict[str, Any] | str | None
 
 
 def build_labelers(
-    parts: Parts, threshold: Switch, align: Switch, debias: Switch, abc: Mapping[str, float]
+    parts: Parts, switches: Mapping[str, Switch], abc: Mapping[str, float]
 ) -> tuple[Tensor, nn.ModuleDict]:
     """The numbers of the rows that may come up unlabeled, ascending int64 [N], and a PseudoLabeler for each head.
 
-    A switch is the same for all heads or {head or "default": switch}. abc: arguments of BalancedHead.
+    switches: of every kind, each the same for all heads or {head or "default": switch}. abc: arguments of BalancedHead.
     Raises ConfigError for a head that there is not.
     """
-    switches = {"threshold": threshold, "align": align, "debias": debias}
     for kind, switch in switches.items():
         _check_heads(switch, parts.data.classes, parts.config.where(f"trainer.args.{kind}"))
     for key in ("abc_threshold", "abc_weight"):
@@ -59,7 +58,7 @@ def build_labelers(
             names, counts, **own, unlabeled_rows=len(rows), places=places, where=parts.config.where
         )
         _check_loss(parts.config, head, labelers[head])
-        if parts.model.balanced_heads is not None:
+        if head in (parts.model.balanced_heads or {}):
             labelers[head].balanced = BalancedHead(counts, **abc)
     return rows.to(parts.device), nn.ModuleDict(labelers).to(parts.device)
 
@@ -70,6 +69,7 @@ def build_labeler(
     threshold: Switch,
     align: Switch,
     debias: Switch,
+    class_weight: Switch = None,
     unlabeled_rows: int = 0,
     places: Mapping[str, str] | None = None,
     where: Callable[[str], str] = str,
@@ -80,19 +80,20 @@ def build_labeler(
     of the config}, where: as Config.where, for messages.
     """
     provided = {"class_counts": class_counts, "classes": len(classes), "unlabeled_rows": unlabeled_rows}
-    modules: list[Any] = []
-    for kind, switch in (("threshold", threshold), ("align", align), ("debias", debias)):
+    switches = {"threshold": threshold, "align": align, "debias": debias, "class_weight": class_weight}
+    modules: dict[str, Any] = {}
+    for kind, switch in switches.items():
         component = {"type": switch, "args": {}} if isinstance(switch, str) else switch
         if component is None or component["type"] == "none":
-            modules.append(None)
+            modules[kind] = None
             continue
         kinds, place = PSEUDO_LABEL_KINDS[kind], (places or {}).get(kind, f"trainer.args.{kind}")
         given = {name: value for name, value in provided.items() if name in kinds.provided}
         try:
-            modules.append(kinds.build(component, place, **given))
+            modules[kind] = kinds.build(component, place, **given)
         except ConfigError as error:
             raise ConfigError(_with_source(line, place, component, where) for line in error.problems) from error
-    return PseudoLabeler(classes, class_counts, *modules)
+    return PseudoLabeler(classes, class_counts, **modules)
 
 
 def _with_source(line: str, place: str, component: Mapping[str, Any], where: Callable[[str], str]) -> str:

@@ -12,24 +12,28 @@ from torch import Tensor, nn
 from trainer.collapse_guard import Expected
 from trainer.pseudo_label.align import prior
 from trainer.pseudo_label.balanced_head import BalancedHead
+from trainer.pseudo_label.class_weight import ClassWeighting
 from trainer.pseudo_label.debias import Debias
 from trainer.pseudo_label.diagnostics import describe, sums_of, values_of
 from trainer.pseudo_label.processes import gather_rows, own_rows
 from trainer.pseudo_label.threshold import Threshold
 from trainer.pseudo_label.weak_batch import Labeled, WeakBatch, one_hot
+from utils.sums import Sums
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
     """target int64 [U], weight [U] in [0, 1], confidence [U]: the largest aligned probability.
 
-    soft [U, C]: probabilities to be learned instead of `target`, where debiasing asks for them.
+    soft [U, C]: probabilities to be learned instead of `target`, where debiasing asks for them. factor [U]: of each
+    row's loss, where classes are weighted.
     """
 
     target: Tensor
     weight: Tensor
     confidence: Tensor
     soft: Tensor | None = None
+    factor: Tensor | None = None
 
 
 class PseudoLabeler(nn.Module):
@@ -46,9 +50,10 @@ class PseudoLabeler(nn.Module):
         align: prior | None = None,
         debias: Debias | None = None,
         balanced: BalancedHead | None = None,
+        class_weight: ClassWeighting | None = None,
     ):
         super().__init__()
-        self.classes, self.balanced = classes, balanced
+        self.classes, self.balanced, self.class_weight = classes, balanced, class_weight
         self.threshold, self.align, self.debias = threshold, align, debias
         self.labeled_prior: Tensor
         self.register_buffer("labeled_prior", (class_counts / class_counts.sum()).float(), persistent=False)
@@ -83,7 +88,10 @@ class PseudoLabeler(nn.Module):
         if self.debias is not None:
             self.debias.update(logits, probs, weight, label_counts)
             soft = own_rows(probs, own) if self.debias.soft_targets else None
-        return PseudoLabels(own_rows(target, own), own_rows(weight, own), own_rows(confidence, own), soft)
+        factor = None
+        if self.class_weight is not None:
+            factor = own_rows(self.class_weight(one_hot(target, len(self.classes)).mean(dim=0))[target], own)
+        return PseudoLabels(own_rows(target, own), own_rows(weight, own), own_rows(confidence, own), soft, factor)
 
     def _probs(self, logits: Tensor) -> Tensor:
         return (logits if self.debias is None else self.debias.pseudo(logits)).softmax(dim=1)
@@ -120,6 +128,8 @@ class PseudoLabeler(nn.Module):
         logits = self._student(logits)
         target = labels.target if labels.soft is None else labels.soft
         weighted = F.cross_entropy(logits, target, reduction="none") * labels.weight
+        if labels.factor is not None:
+            weighted = weighted * labels.factor
         return weighted.sum() / (len(weighted) if rows is None else rows)
 
     def further_losses(
@@ -141,11 +151,11 @@ class PseudoLabeler(nn.Module):
     def _student(self, logits: Tensor) -> Tensor:
         return logits.float() if self.debias is None else self.debias.student(logits.float())
 
-    @torch.no_grad()
-    def sums(self, labels: PseudoLabels, hidden: Tensor | None) -> dict[str, Tensor]:
-        """What `values` needs, as sums over rows. hidden: int64 [U] labels kept aside, −1 where there is none."""
-        thresholds = self.threshold.per_class(len(self.classes))
-        return sums_of(labels.target, labels.weight, labels.confidence, thresholds, hidden)
+    def add_to(self, sums: Sums, name: str, labels: PseudoLabels, hidden: Tensor | None) -> None:
+        """Add to `sums`, as NAME/…, what `values` needs. hidden: int64 [U] labels kept aside, −1 for none."""
+        thresholds = self.threshold.per_class(len(self.classes)).clone()[None]  # a threshold may write to its own
+        kept_aside = () if hidden is None else (hidden,)
+        sums.add_count(name, sums_of, labels.target, labels.weight, labels.confidence, thresholds, *kept_aside)
 
     def values(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """An epoch's diagnostics from its sums; what is undefined (no pseudo-label accepted) is left out."""

@@ -18,10 +18,11 @@ _EPSILON = 1e-12
 class Threshold(nn.Module, ABC):
     """One head's threshold; its running state is in buffers. The trainer gives `classes` and `unlabeled_rows`.
 
-    reads_labeled: it looks at the labeled rows. weighs_all: no row ever has the weight 0.
+    reads_labeled: it looks at the labeled rows. reads_rows: it remembers rows. weighs_all: no row has the weight 0.
     """
 
     reads_labeled = False
+    reads_rows = False
     weighs_all = False
 
     @abstractmethod
@@ -50,12 +51,14 @@ class fixed(Threshold):
     def __init__(self, *, value: float = 0.95):
         super().__init__()
         self.value = _in_unit_interval(value)
+        self.of_all: Tensor
+        self.register_buffer("of_all", torch.tensor(value), persistent=False)
 
     def forward(self, batch: WeakBatch) -> Tensor:
         return batch.confidence.ge(self.value).to(batch.probs.dtype)
 
     def per_class(self, classes: int) -> Tensor:
-        return torch.full((classes,), self.value)
+        return self.of_all.expand(classes)
 
 
 class flexmatch(Threshold):
@@ -68,6 +71,8 @@ class flexmatch(Threshold):
     thresh_warmup: count the rows without a confident prediction as a class, so that all thresholds stay low until most
         rows have one.
     """
+
+    reads_rows = True
 
     def __init__(self, classes: int, unlabeled_rows: int, *, value: float = 0.95, thresh_warmup: bool = True):
         super().__init__()
