@@ -29,7 +29,7 @@ import pandas as pd
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from benchmarks.methods import CORE, GROUPS, METHODS  # noqa: E402
+from benchmarks.methods import GROUPS, METHODS  # noqa: E402
 from benchmarks.semi_supervised_runs import Bench, Run, RunFailed  # noqa: E402
 from benchmarks.semi_supervised_scores import Rows, Scoring  # noqa: E402
 from benchmarks.semi_supervised_table import in_order, summary  # noqa: E402
@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="+", help="label counts (default: those of the config)")
     parser.add_argument(
         "--methods", nargs="+", choices=[*METHODS, *GROUPS], default=["core"], metavar="METHOD",
-        help=f"core ({', '.join(CORE)}), switches ({', '.join(GROUPS['switches'])}), or any of both",
+        help="; ".join(f"{group}: {', '.join(names)}" for group, names in GROUPS.items()) + "; or any of these",
     )  # fmt: skip
     parser.add_argument(
         "--test-share", type=float, metavar="S", help="set split.test and score on it (default: as the config)"
@@ -61,6 +61,9 @@ def parse_arguments() -> argparse.Namespace:
         "--fit", nargs="+", default=[], choices=["thresholds", "temperature"],
         help="also score with thresholds fitted on valid (without a test split: cross-fitted)",
     )  # fmt: skip
+    parser.add_argument(
+        "--reach", type=float, metavar="F1", help="also say after how many minutes the validation macro F1 was there"
+    )
     parser.add_argument("--out", type=Path, default=Path("saved/bench"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores (OMP_NUM_THREADS)")
     parser.add_argument("--force", action="store_true", help="remove and repeat runs in OUT that had another config")
@@ -79,8 +82,11 @@ def main() -> None:
                 signal.signal(getattr(signal, name), _stopped)
         share = [] if arguments.test_share is None else [f"split.test={arguments.test_share}"]
         base = load_config(arguments.config, [*arguments.set, *share])
+        of_heads = [base.metrics] if isinstance(base.metrics, list) else base.metrics.values()
+        if arguments.reach is not None and not all("macro_f1" in names for names in of_heads):
+            raise UserError("--reach: needs macro_f1 in the config's metrics")
         bench = Bench(base, arguments.out, environment(arguments.jobs))
-        scoring = Scoring(_scored_split(base), arguments.last, arguments.tta, arguments.fit)
+        scoring = Scoring(_scored_split(base), arguments.last, arguments.tta, arguments.fit, arguments.reach)
         runs = plan(base, arguments.methods, arguments.labels, arguments.seeds)
         arguments.out.mkdir(parents=True, exist_ok=True)
         lock(arguments.out, "this table is being made")

@@ -25,12 +25,16 @@ HeadScores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Scoring:
-    """split: what is scored. last: the last epoch, not the best. tta: further views. fit: what is fitted on valid."""
+    """split: what is scored. last: the last epoch, not the best. tta: further views. fit: what is fitted on valid.
+
+    reach: a macro F1 on the validation images, the time to which is wanted.
+    """
 
     split: str
     last: bool = False
     tta: Sequence[str] = ()
     fit: Sequence[str] = ()
+    reach: float | None = None
 
     @property
     def flatters(self) -> bool:
@@ -64,8 +68,13 @@ class Scoring:
         if self.fit:
             for head, value in self._fitted(bench, run, chosen).items():
                 scores[head]["fitted_macro_f1"] = value
-        seconds = pd.read_csv(run.folder(bench.out) / "metrics.csv")["seconds"]
-        return scores, float(seconds.sum()) / 60
+        log = pd.read_csv(run.folder(bench.out) / "metrics.csv")
+        minutes = log["seconds"].cumsum() / 60
+        if self.reach is not None:
+            for head, values in scores.items():
+                there = minutes[log[f"valid/{head}/macro_f1"] >= self.reach]
+                values["minutes_to"] = float(there.iloc[0]) if len(there) else math.nan
+        return scores, float(minutes.iloc[-1])
 
     def _fitted(self, bench: Bench, run: Run, chosen: str) -> dict[str, float]:
         """Macro F1 with what was fitted on valid: on test, or, without one, cross-fitted on valid."""

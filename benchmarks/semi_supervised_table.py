@@ -41,7 +41,7 @@ def summary(table: pd.DataFrame) -> str:
     for key, rows in table.groupby(["method", "labels", "head"], sort=False):
         method, labels, head = map(str, key)
         cells = [METHODS[method].title, labels, *([head] if several else []), str(len(rows))]
-        cells += [mean_and_deviation(rows[measure].dropna()) for measure in titles]
+        cells += [_cell(rows[measure], measure) for measure in titles]
         for measure in compared:
             difference = paired(table, method, labels, head, measure)
             cells.append(mean_and_deviation(difference, "+"))
@@ -62,6 +62,12 @@ def mean_and_deviation(values: Iterable[float], sign: str = "") -> str:
     return f"{text} ± {array.std(ddof=1):.3f}" if len(array) > 1 else text
 
 
+def _cell(values: pd.Series, measure: str) -> str:
+    known = values.dropna()
+    partly = measure == "minutes_to" and len(known) < len(values)
+    return mean_and_deviation(known) + (f" ({len(known)} of {len(values)} seeds)" if partly else "")
+
+
 def _titles(table: pd.DataFrame) -> dict[str, str]:
     flatters = "last_macro_f1" in table
     return {
@@ -72,6 +78,7 @@ def _titles(table: pd.DataFrame) -> dict[str, str]:
         "tta_macro_f1": "macro F1, further views",
         "tta_ap": "average precision, further views",
         "fitted_macro_f1": "macro F1, fitted thresholds",
+        "minutes_to": "minutes to the given macro F1",
     }
 
 

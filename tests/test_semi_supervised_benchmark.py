@@ -120,6 +120,20 @@ def test_an_unfinished_run_continues_and_a_finished_one_is_read(bench, tmp_path)
 
     stopped.call = fail
     assert Scoring("test").rows(stopped, RUN) == found
+    log = pd.read_csv(folder / "metrics.csv")
+    first = log["valid/gender/macro_f1"].iloc[0]
+    of_heads = Scoring("test", reach=first).rows(stopped, RUN)
+    assert of_heads[1]["head"] == "gender" and of_heads[1]["minutes_to"] == log["seconds"].iloc[0] / 60
+    assert all(math.isnan(row["minutes_to"]) for row in Scoring("test", reach=1.1).rows(stopped, RUN))
+    twice = pd.DataFrame([of_heads[1], {**of_heads[1], "seed": 1, "minutes_to": math.nan}])
+    assert "(1 of 2 seeds)" in summary(twice) and "| minutes to the given macro F1 |" in summary(twice)
+
+
+def test_reach_needs_the_metric_that_it_is_about(config_file, in_process):
+    options = ["--methods", "adjusted", "--reach", "0.9", "-s", 'metrics=["accuracy"]']
+    options += ["-s", "trainer.monitor=min valid/loss"]
+    refused = in_process("benchmarks/semi_supervised.py", "-c", str(config_file), *options)
+    assert refused.code == 2 and refused.err.startswith("error: --reach: needs macro_f1 in the config's metrics"), refused.err
 
 
 def test_a_run_that_has_no_checkpoint_yet_starts_again(bench):
@@ -220,7 +234,7 @@ def test_every_method_goes_with_any_config(tmp_path):
     """Here one of several heads for supervised training, without hidden labels."""
     base = load_config(PROJECT / "configs" / "mask_multihead.json")
     bench = Bench(base, tmp_path)
-    runs = plan(base, ["core", "switches"], [100], [0])
+    runs = plan(base, ["core", "switches", "levers"], [100], [0])
     assert [run.method for run in runs] == list(METHODS)
     for run in runs:
         assert bench.config(run).labels.labeled is None or METHODS[run.method].all_labels is False
