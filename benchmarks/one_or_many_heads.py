@@ -4,17 +4,19 @@
         -s arch.args.weights=FILE                                                          (one line)
 
 The config has several heads. A network of one attribute is trained on the data sets that know it, with the same labels;
-a single label of all combinations is tried where the config has one data set. Finished runs are read, not repeated. All
-figures are of the last epoch on the validation images, so that nothing was chosen on them. Writes OUT/table.csv and
-OUT/table.md.
+a single label of all combinations is tried where the config has one data set. Finished runs in OUT are read, not
+repeated, unfinished ones continue, and a run of another config is refused. All figures are of the last epoch on the
+validation images, so that nothing was chosen on them. Writes OUT/table.csv, OUT/table.md and what each run says to
+OUT/log/NAME.log.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,92 +26,156 @@ from sklearn.metrics import f1_score
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
+from benchmarks.runs import RunFailed, Runs, stop_signals_exit  # noqa: E402
 from data_loader.age import AGE, YEARS  # noqa: E402
 from data_loader.joint import JOINT  # noqa: E402
 from data_loader.label_frame import DATA_SET, LabelFrame  # noqa: E402
 from data_loader.prepare_labels import prepare_labels  # noqa: E402
-from utils.config import Config, load_config  # noqa: E402
+from data_loader.split import write_split  # noqa: E402
+from utils.command import exit_codes  # noqa: E402
+from utils.config import Config, apply_overrides, load_config  # noqa: E402
+from utils.errors import UserError  # noqa: E402
+from utils.files import atomic_write  # noqa: E402
+from utils.run_folder import lock  # noqa: E402
 
+HEADS = "heads"
+TITLES = {HEADS: "a head each", JOINT: "one joint label", "alone": "a network each"}
 SUPERVISED = ["trainer.type=SupervisedTrainer", "trainer.args={}"]
 ADULT = 18
 
 
+@dataclass(frozen=True)
+class Network:
+    """name: what is trained: `heads`, `joint` or an attribute."""
+
+    name: str
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        return out / f"{self.name}_seed{self.seed}" / "run"
+
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+
+class Networks(Runs[Network]):
+    """The networks of a seed and what each is trained with."""
+
+    def __init__(self, base: Config, out: Path, longer: int):
+        super().__init__(out)
+        self.base, self.longer = base, longer
+        self.frame = prepare_labels(base, tell=lambda _: None).frame
+
+    def config(self, run: Network) -> Config:
+        seeded = apply_overrides(self.base, [f"seed={run.seed}", f"split.seed={run.seed}"])
+        settings = [f"name={run.name}_seed{run.seed}", f"trainer.save_dir={json.dumps(str(self.out))}"]
+        if run.name in (HEADS, JOINT):
+            settings += trained_longer(seeded, self.longer)
+            settings.append(f"split.from={json.dumps(str(self._split(seeded, None)))}")
+        else:
+            settings += alone(seeded, self.frame, run.name)
+            settings.append(f"split.from={json.dumps(str(self._split(seeded, run.name)))}")
+        if run.name == JOINT:
+            settings += [*SUPERVISED, "dataset.args.joint=true", 'loss={"type": "logit_adjustment"}']
+        return apply_overrides(seeded, settings)
+
+    def _split(self, config: Config, attribute: str | None) -> Path:
+        """The split of all images, or of those of the data sets that know `attribute`, as every network has it."""
+        path = self.out / f"split_seed{config.seed}{f'_{attribute}' if attribute else ''}.csv"
+        if not path.exists():
+            labels = prepare_labels(config, tell=lambda _: None)
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_split(path, labels.frame, labels.split)
+            if attribute and isinstance(config.dataset, list):
+                sides = pd.read_csv(path, dtype=str, keep_default_na=False)
+                names = tuple(f"{item.name or item.type}/" for item in knowing(config.dataset, self.frame, attribute))
+                atomic_write(path, sides[sides["path"].str.startswith(names)].to_csv(index=False))
+        return path
+
+    def predictions(self, run: Network) -> pd.DataFrame:
+        """test.py's table of the validation images, by path, after training what is missing.
+
+        Raises UserError if OUT has such a run of another config, RunFailed if a command fails.
+        """
+        if stale := self.stale(run):
+            raise UserError(f"{run.folder(self.out)} is of another config: {stale[0]}; give another --out")
+        self.train(run)
+        last = run.folder(self.out) / "checkpoints" / "last.pth"
+        report = run.folder(self.out) / "report"
+        self.call(run, ["test.py", "--resume", str(last), "--out", str(report)])
+        return pd.read_csv(report / "predictions.csv", keep_default_na=False).set_index("path")
+
+
 def main() -> None:
     arguments = parse_arguments()
-    config = load_config(arguments.config, arguments.set)
-    frame = prepare_labels(config, tell=lambda _: None).frame
-    rows = []
-    for seed in arguments.seeds:
-        settings = [*arguments.set, f"seed={seed}", f"split.seed={seed}"]
-        heads = train(arguments, f"heads_seed{seed}", settings)
-        split = heads / "split.csv"
-        settings.append(f"split.from={json.dumps(str(split))}")
-        found = {"a head each": dict.fromkeys(frame.classes, predictions(heads))}
-        if not isinstance(config.dataset, list):
-            one_label = [*SUPERVISED, "dataset.args.joint=true", 'loss={"type": "logit_adjustment"}']
-            run = train(arguments, f"joint_seed{seed}", [*settings, *one_label])
-            found["one joint label"] = dict.fromkeys(frame.classes, taken_apart(predictions(run), list(frame.classes)))
-        found["a network each"] = {
-            name: predictions(train(arguments, f"{name}_seed{seed}", [*settings, *alone(config, frame, name, split)]))
-            for name in frame.classes
-        }
-        for method, tables in found.items():
-            rows.append({"method": method, "seed": seed, **score(tables, frame)})
-    table = pd.DataFrame(rows)
-    table.to_csv(arguments.out / "table.csv", index=False)
-    (arguments.out / "table.md").write_text(summary(table))
-    print(summary(table))
+    with exit_codes(), stop_signals_exit():
+        config = load_config(arguments.config, arguments.set)
+        networks = Networks(config, arguments.out, arguments.longer)
+        names = list(networks.frame.classes)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        lock(arguments.out, "this table is being made")
+        rows = []
+        try:
+            for seed in arguments.seeds:
+                found = {HEADS: dict.fromkeys(names, networks.predictions(Network(HEADS, seed)))}
+                if not isinstance(config.dataset, list):
+                    joint = taken_apart(networks.predictions(Network(JOINT, seed)), names)
+                    found[JOINT] = dict.fromkeys(names, joint)
+                found["alone"] = {name: networks.predictions(Network(name, seed)) for name in names}
+                for method, tables in found.items():
+                    rows.append({"method": TITLES[method], "seed": seed, **score(tables, networks.frame)})
+        except RunFailed as error:
+            sys.exit(f"error: {error}")
+        finally:
+            networks.stop()
+        table = pd.DataFrame(rows)
+        atomic_write(arguments.out / "table.csv", table.to_csv(index=False))
+        atomic_write(arguments.out / "table.md", summary(table))
+        print(summary(table), end="")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the split and of the training")
+    parser.add_argument(
+        "--longer", type=int, default=1, metavar="N",
+        help="train the network that learns all attributes for N times as many epochs as one that learns a single one",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("saved/heads"))
     parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="for every run")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.longer < 1:
+        parser.error("--longer: expected at least 1")
+    return arguments
 
 
-def alone(config: Config, frame: LabelFrame, attribute: str, split: Path) -> list[str]:
-    """Settings for a network of one attribute: the data sets that know it, their labels and their part of the split,
-    and a trainer of one head."""
+def trained_longer(config: Config, factor: int) -> list[str]:
+    """Settings for `factor` times the epochs, those of a warm-up included."""
+    settings = [f"trainer.epochs={config.trainer.epochs * factor}"]
+    if "warm_up_epochs" in config.trainer.args:
+        settings.append(f"trainer.args.warm_up_epochs={config.trainer.args['warm_up_epochs'] * factor}")
+    return settings
+
+
+def knowing(data_sets: Sequence[Any], frame: LabelFrame, attribute: str) -> list[Any]:
+    """The data sets that have labels of the attribute."""
+    known = frame.rows.groupby(DATA_SET, sort=False)[attribute].max()
+    return [item for item in data_sets if known[item.name or item.type] >= 0]
+
+
+def alone(config: Config, frame: LabelFrame, attribute: str) -> list[str]:
+    """Settings for a network of one attribute: the data sets that know it, their labels, and a trainer of one head."""
     settings = SUPERVISED if config.trainer.type == "MultiHeadTrainer" else []
     if not isinstance(config.dataset, list):
         return [*settings, f"dataset.attributes={json.dumps([attribute])}"]
-    known = frame.rows.groupby(DATA_SET, sort=False)[attribute].max()
-    kept = [item for item in config.dataset if known[item.name or item.type] >= 0]
+    kept = knowing(config.dataset, frame, attribute)
     items = [{**item.model_dump(), "attributes": [attribute]} for item in kept]
-    sides = pd.read_csv(split, dtype=str, keep_default_na=False)
-    part = split.with_name(f"split_{attribute}.csv")
-    names = tuple(f"{item.name or item.type}/" for item in kept)
-    sides[sides["path"].str.startswith(names)].to_csv(part, index=False)
-    settings = [*settings, f"dataset={json.dumps(items)}", f"split.from={json.dumps(str(part))}"]
+    settings = [*settings, f"dataset={json.dumps(items)}"]
     if isinstance(config.labels.labeled, dict):
         labeled = {item.name: config.labels.labeled[item.name].model_dump() for item in kept if item.name}
         settings += ["labels.labeled=null", f"labels.labeled={json.dumps(labeled)}"]
     return settings
-
-
-def train(arguments: argparse.Namespace, name: str, settings: list[str]) -> Path:
-    """The run's folder, after training what is missing of it."""
-    folder = arguments.out / name / "run"
-    settings = [*settings, f"name={name}", f"trainer.save_dir={json.dumps(str(arguments.out))}"]
-    last = folder / "checkpoints" / "last.pth"
-    command = ["train.py", "-c", str(arguments.config), *(["-r", str(last)] if last.exists() else ["--run-id", "run"])]
-    epochs = load_config(arguments.config, settings).trainer.epochs
-    if not last.exists() or len(pd.read_csv(folder / "metrics.csv")) < epochs:
-        call([*command, *(part for setting in settings for part in ("-s", setting))])
-    return folder
-
-
-def predictions(run: Path) -> pd.DataFrame:
-    """test.py's table of the validation images, by path."""
-    call(["test.py", "--resume", str(run / "checkpoints" / "last.pth"), "--out", str(run / "report")])
-    return pd.read_csv(run / "report" / "predictions.csv", keep_default_na=False).set_index("path")
-
-
-def call(command: list[str]) -> None:
-    subprocess.run([sys.executable, str(PROJECT / command[0]), *command[1:]], check=True, stdout=sys.stderr)
 
 
 def taken_apart(table: pd.DataFrame, attributes: list[str]) -> pd.DataFrame:

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NoReturn
 
 import pandas as pd
 
@@ -30,7 +28,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 from benchmarks.methods import GROUPS, METHODS  # noqa: E402
-from benchmarks.semi_supervised_runs import Bench, Run, RunFailed  # noqa: E402
+from benchmarks.runs import RunFailed, stop_signals_exit  # noqa: E402
+from benchmarks.semi_supervised_runs import Bench, Run  # noqa: E402
 from benchmarks.semi_supervised_scores import Rows, Scoring  # noqa: E402
 from benchmarks.semi_supervised_table import in_order, summary  # noqa: E402
 from data_loader.prepare_labels import prepare_labels  # noqa: E402
@@ -76,10 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    with exit_codes():
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), _stopped)
+    with exit_codes(), stop_signals_exit():
         share = [] if arguments.test_share is None else [f"split.test={arguments.test_share}"]
         base = load_config(arguments.config, [*arguments.set, *share])
         of_heads = [base.metrics] if isinstance(base.metrics, list) else base.metrics.values()
@@ -198,11 +194,6 @@ def _scored_split(base: Config) -> str:
     labels = prepare_labels(base, hide=False)
     test = labels.frame.rows.loc[(labels.split == "test").to_numpy(), list(labels.frame.classes)]
     return "test" if (test >= 0).to_numpy().any() else "valid"
-
-
-def _stopped(number: int, _frame: Any) -> NoReturn:
-    print("stopped; the same command continues", file=sys.stderr)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

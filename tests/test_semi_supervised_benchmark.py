@@ -15,14 +15,17 @@ import pytest
 
 from benchmarks.frozen_features import logistic_regression
 from benchmarks.methods import METHODS
+from benchmarks.one_or_many_heads import Network, Networks, score
+from benchmarks.runs import RunFailed
 from benchmarks.semi_supervised import plan
-from benchmarks.semi_supervised_runs import Bench, Run, RunFailed
+from benchmarks.semi_supervised_runs import Bench, Run
 from benchmarks.semi_supervised_scores import MEAN, Scoring, scores_of_heads, with_mean
 from benchmarks.semi_supervised_table import in_order, paired, summary
 from report.evaluation import HeadPrediction, evaluate_head
 from tests.face_runs import CLASSES, draw_faces
 from trainer import session
 from utils.config import apply_overrides, load_config
+from utils.errors import UserError
 from utils.stop_signal import Stopped
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -80,14 +83,11 @@ def test_a_run_of_another_config_is_refused_and_one_that_only_moved_is_not(bench
     assert bench().stale(RUN) == moved.stale(RUN) == []
     assert bench("out", "optimizer.args.lr=0.1").stale(RUN) == ["optimizer.args.lr: 0.005 -> 0.1"]
     assert bench("out", "trainer.epochs=1").stale(RUN) == ["trainer.epochs: 2 -> 1"]
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     command = ["-c", str(config_file), "--out", str(tmp_path / "out"), "--seeds", "0", "--methods", "adjusted"]
     refused = in_process("benchmarks/semi_supervised.py", *command, "-s", "optimizer.args.lr=0.1")
     assert refused.code == 2 and refused.err.count("\n") == 1
     assert "adjusted/labels24_seed0 is of another config: optimizer.args.lr: 0.005 -> 0.1; give" in refused.err
     done = in_process("benchmarks/semi_supervised.py", *command)
-    for number, handler in before.items():
-        signal.signal(number, handler)
     assert done.code == 0 and "| supervised, logit adjustment | 24 | gender | 1 |" in done.out, done.err
 
 
@@ -133,7 +133,7 @@ def test_reach_needs_the_metric_that_it_is_about(config_file, in_process):
     options = ["--methods", "adjusted", "--reach", "0.9", "-s", 'metrics=["accuracy"]']
     options += ["-s", "trainer.monitor=min valid/loss"]
     refused = in_process("benchmarks/semi_supervised.py", "-c", str(config_file), *options)
-    assert refused.code == 2 and refused.err.startswith("error: --reach: needs macro_f1 in the config's metrics"), refused.err
+    assert refused.code == 2 and "error: --reach: needs macro_f1 in the config's metrics" in refused.err
 
 
 def test_a_run_that_has_no_checkpoint_yet_starts_again(bench):
@@ -278,3 +278,32 @@ def test_a_run_that_fails_is_reported_and_the_others_are_in_the_table(config_fil
     assert table["labels"].tolist() == [24] * 3 and set(table["checkpoint"]) == {"last"}
     assert (out / "table.md").read_text() == done.out and done.out.startswith("**Incomplete: 1 runs")
     assert (out / "log" / "adjusted_labels24_seed0.log").stat().st_size > 100
+
+
+# A head each, or a network each ---------------------------------------------------------------------------------------
+
+
+def test_networks_of_one_attribute_share_the_split_and_are_trained_less_long(config_file, tmp_path, in_process):
+    networks = Networks(load_config(config_file, ["split.valid=0.25", "dataset.args.split=null"]), tmp_path / "out", 2)
+
+    def call(run: Network, command: list[str]) -> None:
+        done = in_process(*command)
+        assert done.code == 0, done.err
+
+    networks.call = call  # type: ignore[method-assign]
+    together, age = (networks.config(Network(name, 1)) for name in ("heads", "age"))
+    assert (together.trainer.epochs, age.trainer.epochs) == (4, 2)
+    assert age.dataset.attributes == ["age"]
+    table = networks.predictions(Network("age", 1))
+    of_all, sides = (
+        pd.read_csv(tmp_path / "out" / f"split_seed1{of}.csv").set_index("path")["split"] for of in ("", "_age")
+    )
+    assert of_all.equals(sides)
+    labels = pd.read_csv(tmp_path / "faces" / "labels.csv", keep_default_na=False).set_index("path")["age"]
+    assert set(table.index) == set(sides[(sides == "valid") & (labels != "")].index)
+    true, said = table["age/label"], table["age/prediction"]
+    scores = score({"age": table}, networks.frame)
+    assert scores["age accuracy"] == (true == said)[true != ""].mean()
+    networks.base = apply_overrides(networks.base, ["optimizer.args.lr=0.1"])
+    with pytest.raises(UserError, match=r"age_seed1.run is of another config: optimizer\.args\.lr: 0\.005 -> 0\.1"):
+        networks.predictions(Network("age", 1))
