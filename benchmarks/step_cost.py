@@ -44,8 +44,18 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "logit_adjustment": {"debias": "logit_adjustment"},
     "debiaspl": {"debias": "debiaspl"},
     "simpro": {"debias": "simpro"},
-    "freematch + estimated + debiaspl + abc": {"threshold": "freematch", "align": "estimated", "debias": "debiaspl"},
-}
+    "class_weight saw": {"class_weight": "saw"},
+    "abc": {},
+    "softmatch + estimated + logit_adjustment + saw": {
+        "threshold": "softmatch", "align": "estimated", "debias": "logit_adjustment", "class_weight": "saw",
+    },
+    "freematch + estimated + simpro + saw + abc": {
+        "threshold": "freematch", "align": "estimated", "debias": "simpro", "class_weight": "saw",
+    },
+    "flexmatch + crest_plus + debiaspl + saw + abc": {
+        "threshold": "flexmatch", "align": "crest_plus", "debias": "debiaspl", "class_weight": "saw",
+    },
+}  # fmt: skip
 
 
 class OneBatch:

@@ -19,7 +19,7 @@ from data_loader.label_frame import LabelFrame, filter_rows, merge_classes
 from data_loader.split import check_leakage, make_fold_split, make_split, reuse_split
 from utils.config import Config, says_where
 from utils.config.components import Kind
-from utils.config.schema import DataSet, NamedDataSet
+from utils.config.data_sections import DataSet, NamedDataSet
 from utils.errors import ConfigError, UserError
 
 DATASETS = Kind("dataset", (readers,))
