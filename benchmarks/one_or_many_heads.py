@@ -75,6 +75,8 @@ class Networks(Runs[Network]):
         else:
             settings += alone(seeded, self.frame, run.name)
             settings.append(f"split.from={json.dumps(str(self._split(seeded, run.name)))}")
+            if isinstance(seeded.labels.labeled, dict):  # else all data sets would stay in it
+                seeded = apply_overrides(seeded, ["labels.labeled=null"])
         if run.name == JOINT:
             settings += [*SUPERVISED, "dataset.args.joint=true", 'loss={"type": "logit_adjustment"}']
         return apply_overrides(seeded, settings)
@@ -174,7 +176,7 @@ def alone(config: Config, frame: LabelFrame, attribute: str) -> list[str]:
     settings = [*settings, f"dataset={json.dumps(items)}"]
     if isinstance(config.labels.labeled, dict):
         labeled = {item.name: config.labels.labeled[item.name].model_dump() for item in kept if item.name}
-        settings += ["labels.labeled=null", f"labels.labeled={json.dumps(labeled)}"]
+        settings.append(f"labels.labeled={json.dumps(labeled)}")
     return settings
 
 

@@ -307,3 +307,20 @@ def test_networks_of_one_attribute_share_the_split_and_are_trained_less_long(con
     networks.base = apply_overrides(networks.base, ["optimizer.args.lr=0.1"])
     with pytest.raises(UserError, match=r"age_seed1.run is of another config: optimizer\.args\.lr: 0\.005 -> 0\.1"):
         networks.predictions(Network("age", 1))
+
+
+def test_a_network_of_one_attribute_has_the_data_sets_labels_and_split_that_know_it(config_file, tmp_path):
+    source = json.loads(config_file.read_text())["dataset"]
+    args = {**source["args"], "split": None}
+    sets = [
+        {**source, "name": name, "args": {**args, "attributes": [name], "classes": {name: CLASSES[name]}}}
+        for name in ("gender", "age")
+    ]
+    several = [f"dataset={json.dumps(sets)}", 'labels.labeled={"gender": {"count": 8}, "age": {"count": 9}}']
+    networks = Networks(load_config(config_file, [*several, "split.valid=0.25"]), tmp_path / "out", 1)
+    age = networks.config(Network("age", 0))
+    assert [item.name for item in age.dataset] == ["age"]
+    assert {name: part.count for name, part in age.labels.labeled.items()} == {"age": 9}
+    images = pd.read_csv(age.split.from_file)["path"]
+    assert len(images) and images.str.startswith("age/").all()
+    assert networks.config(Network("heads", 0)).labels.labeled.keys() == {"gender", "age"}
