@@ -61,16 +61,16 @@ class Network:
 class Networks(Runs[Network]):
     """The networks of a seed and what each is trained with."""
 
-    def __init__(self, base: Config, out: Path, longer: int):
+    def __init__(self, base: Config, out: Path, together: Sequence[str] = ()):
         super().__init__(out)
-        self.base, self.longer = base, longer
+        self.base, self.together = base, together
         self.frame = prepare_labels(base, tell=lambda _: None).frame
 
     def config(self, run: Network) -> Config:
         seeded = apply_overrides(self.base, [f"seed={run.seed}", f"split.seed={run.seed}"])
         settings = [f"name={run.name}_seed{run.seed}", f"trainer.save_dir={json.dumps(str(self.out))}"]
         if run.name in (HEADS, JOINT):
-            settings += trained_longer(seeded, self.longer)
+            settings += self.together
             settings.append(f"split.from={json.dumps(str(self._split(seeded, None)))}")
         else:
             settings += alone(seeded, self.frame, run.name)
@@ -112,7 +112,7 @@ def main() -> None:
     arguments = parse_arguments()
     with exit_codes(), stop_signals_exit():
         config = load_config(arguments.config, arguments.set)
-        networks = Networks(config, arguments.out, arguments.longer)
+        networks = Networks(config, arguments.out, arguments.together)
         names = list(networks.frame.classes)
         arguments.out.mkdir(parents=True, exist_ok=True)
         lock(arguments.out, "this table is being made")
@@ -141,23 +141,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-c", "--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the split and of the training")
     parser.add_argument(
-        "--longer", type=int, default=1, metavar="N",
-        help="train the network that learns all attributes for N times as many epochs as one that learns a single one",
+        "--together", action="append", default=[], metavar="KEY=VALUE",
+        help="for the network that learns all attributes, for example a larger data_loader.batch_size, since a head "
+        "learns only from the images that have a label for it",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("saved/heads"))
     parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="for every run")
-    arguments = parser.parse_args()
-    if arguments.longer < 1:
-        parser.error("--longer: expected at least 1")
-    return arguments
-
-
-def trained_longer(config: Config, factor: int) -> list[str]:
-    """Settings for `factor` times the epochs, those of a warm-up included."""
-    settings = [f"trainer.epochs={config.trainer.epochs * factor}"]
-    if "warm_up_epochs" in config.trainer.args:
-        settings.append(f"trainer.args.warm_up_epochs={config.trainer.args['warm_up_epochs'] * factor}")
-    return settings
+    return parser.parse_args()
 
 
 def knowing(data_sets: Sequence[Any], frame: LabelFrame, attribute: str) -> list[Any]:

@@ -283,8 +283,9 @@ def test_a_run_that_fails_is_reported_and_the_others_are_in_the_table(config_fil
 # A head each, or a network each ---------------------------------------------------------------------------------------
 
 
-def test_networks_of_one_attribute_share_the_split_and_are_trained_less_long(config_file, tmp_path, in_process):
-    networks = Networks(load_config(config_file, ["split.valid=0.25", "dataset.args.split=null"]), tmp_path / "out", 2)
+def test_networks_of_one_attribute_share_the_split_of_all(config_file, tmp_path, in_process):
+    config = load_config(config_file, ["split.valid=0.25", "dataset.args.split=null"])
+    networks = Networks(config, tmp_path / "out", ["trainer.epochs=4"])
 
     def call(run: Network, command: list[str]) -> None:
         done = in_process(*command)
@@ -317,7 +318,7 @@ def test_a_network_of_one_attribute_has_the_data_sets_labels_and_split_that_know
         for name in ("gender", "age")
     ]
     several = [f"dataset={json.dumps(sets)}", 'labels.labeled={"gender": {"count": 8}, "age": {"count": 9}}']
-    networks = Networks(load_config(config_file, [*several, "split.valid=0.25"]), tmp_path / "out", 1)
+    networks = Networks(load_config(config_file, [*several, "split.valid=0.25"]), tmp_path / "out")
     age = networks.config(Network("age", 0))
     assert [item.name for item in age.dataset] == ["age"]
     assert {name: part.count for name, part in age.labels.labeled.items()} == {"age": 9}
