@@ -18,6 +18,7 @@ class Method:
 
 # A config may have any of these, and a table that says "cross entropy" must not depend on that.
 PLAIN_HEAD = "arch.args.head=plain"
+NO_DEBIAS = "trainer.args.debias=null"
 CROSS_ENTROPY = (
     "loss.type=cross_entropy",
     "loss.args.label_smoothing=0.0",
@@ -36,7 +37,7 @@ FIXMATCH = (
     "views.strong=randaugment",
     'trainer.args.threshold={"type": "fixed", "args": {"value": 0.95}}',
     "trainer.args.align=null",
-    "trainer.args.debias=null",
+    NO_DEBIAS,
     "trainer.args.lambda_u=1.0",
     "trainer.args.warm_up_epochs=0",
     "trainer.args.ramp_up=0.0",
@@ -46,7 +47,14 @@ PUBLISHED = (*FIXMATCH, *CROSS_ENTROPY)
 THRESHOLDS = ("flexmatch", "freematch", "softmatch", "adamatch")
 FP32, JOINT = "trainer.precision=fp32", "trainer.args.weak_forward=joint"
 CONTIGUOUS = 'trainer.speed={"memory_format": "contiguous"}'
-NO_DEBIAS = "trainer.args.debias=null"
+LEVERS = {  # the title and what is set
+    "fp32": ("fp32", FP32),
+    "bf16": ("bf16", "trainer.precision=bf16"),
+    "contiguous": ("fp32, contiguous memory", FP32, CONTIGUOUS),
+    "joint": ("fp32, weak view with gradient", FP32, JOINT),
+    "by-hand": ("fp32, contiguous memory, weak view with gradient", FP32, CONTIGUOUS, JOINT),
+    "selective": ("fp32, selective", FP32, "trainer.args.selective=true"),
+}
 ABC = ("arch.args.head=abc", "trainer.evaluation_prior=0")
 
 METHODS: dict[str, Method] = {
@@ -96,25 +104,14 @@ METHODS: dict[str, Method] = {
         (AS_CONFIG, *CROSS_ENTROPY, "loss.args.class_weight=saw", "trainer.args.class_weight=saw", NO_DEBIAS),
     ),
     "balanced-odds": Method("as the config, evaluation_prior 0", (AS_CONFIG, "trainer.evaluation_prior=0")),
-    **{
-        name: Method(f"as the config, {said}", (AS_CONFIG, *settings))
-        for name, (said, settings) in {
-            "fp32": ("fp32", (FP32,)),
-            "bf16": ("bf16", ("trainer.precision=bf16",)),
-            "contiguous": ("fp32, contiguous memory", (FP32, CONTIGUOUS)),
-            "joint": ("fp32, weak view with gradient", (FP32, JOINT)),
-            "by-hand": ("fp32, contiguous memory, weak view with gradient", (FP32, CONTIGUOUS, JOINT)),
-            "selective": ("fp32, selective", (FP32, "trainer.args.selective=true")),
-        }.items()
-    },
+    **{name: Method(f"as the config, {said}", (AS_CONFIG, *settings)) for name, (said, *settings) in LEVERS.items()},
     "all-frozen": Method("logistic regression on frozen features, all labels", all_labels=True, frozen=True),
     "all": Method("supervised, all labels, cross entropy", (*SUPERVISED, *CROSS_ENTROPY), all_labels=True),
     "all-adjusted": Method("supervised, all labels, logit adjustment", (*SUPERVISED, *ADJUSTED), all_labels=True),
 }
 CORE = ("frozen", "supervised", "adjusted", "published", "fixmatch", "all-frozen", "all", "all-adjusted")
-LEVERS = ("fp32", "bf16", "contiguous", "joint", "by-hand", "selective")
 GROUPS: dict[str, Sequence[str]] = {
     "core": CORE,
     "switches": [name for name in METHODS if name not in (*CORE, *LEVERS)],
-    "levers": LEVERS,
+    "levers": list(LEVERS),
 }

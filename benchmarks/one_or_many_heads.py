@@ -84,14 +84,18 @@ class Networks(Runs[Network]):
     def _split(self, config: Config, attribute: str | None) -> Path:
         """The split of all images, or of those of the data sets that know `attribute`, as every network has it."""
         path = self.out / f"split_seed{config.seed}{f'_{attribute}' if attribute else ''}.csv"
-        if not path.exists():
+        if path.exists():
+            return path
+        if attribute is None:
             labels = prepare_labels(config, tell=lambda _: None)
             self.out.mkdir(parents=True, exist_ok=True)
             write_split(path, labels.frame, labels.split)
-            if attribute and isinstance(config.dataset, list):
-                sides = pd.read_csv(path, dtype=str, keep_default_na=False)
-                names = tuple(f"{item.name or item.type}/" for item in knowing(config.dataset, self.frame, attribute))
-                atomic_write(path, sides[sides["path"].str.startswith(names)].to_csv(index=False))
+            return path
+        sides = pd.read_csv(self._split(config, None), dtype=str, keep_default_na=False)
+        if isinstance(config.dataset, list):
+            names = tuple(f"{item.title}/" for item in knowing(config.dataset, self.frame, attribute))
+            sides = sides[sides["path"].str.startswith(names)]
+        atomic_write(path, sides.to_csv(index=False))
         return path
 
     def predictions(self, run: Network) -> pd.DataFrame:
@@ -153,7 +157,7 @@ def parse_arguments() -> argparse.Namespace:
 def knowing(data_sets: Sequence[Any], frame: LabelFrame, attribute: str) -> list[Any]:
     """The data sets that have labels of the attribute."""
     known = frame.rows.groupby(DATA_SET, sort=False)[attribute].max()
-    return [item for item in data_sets if known[item.name or item.type] >= 0]
+    return [item for item in data_sets if known[item.title] >= 0]
 
 
 def alone(config: Config, frame: LabelFrame, attribute: str) -> list[str]:

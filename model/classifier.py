@@ -19,7 +19,7 @@ from model.backbone import (
     required_size,
 )
 from model.weights import WeightReport, WeightSpec, load_weights_into
-from utils.errors import UserError, did_you_mean
+from utils.errors import UserError, check_heads, did_you_mean
 
 __all__ = ["FaceClassifier"]
 
@@ -154,11 +154,8 @@ def _check_head(head: str | Mapping[str, str], heads: Mapping[str, int]) -> None
         kinds = ["plain", "abc"] if key else ["plain", "abc", "simclr"]
         if kind not in kinds:
             raise UserError(f"arch.args.head{key}: '{kind}' is unknown{did_you_mean(kind, kinds)}")
-        if key not in ("", ".default") and key[1:] not in heads:
-            raise UserError(f"arch.args.head: no head '{key[1:]}'{did_you_mean(key[1:], heads)}")
-    for name in heads:
-        if not _kind_of(head, name):
-            raise UserError(f"arch.args.head: nothing for the head '{name}' and no 'default'")
+    if not isinstance(head, str):
+        check_heads(head, heads, "arch.args.head")
 
 
 def _check_arguments(heads: Mapping[str, int], dropout: float, batch_norm: str, head: str | Mapping[str, str]) -> None:

@@ -28,3 +28,14 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 12) -> str:
     if names and len(names) <= most:
         return f"; choose from {', '.join(names)}"
     return ""
+
+
+def check_heads(given: Iterable[str], heads: Iterable[str], where: str) -> None:
+    """Raises ConfigError, beginning with `where`, unless `given`, heads or "default", serves just these heads."""
+    given, heads = list(given), list(heads)
+    for name in given:
+        if name != "default" and name not in heads:
+            raise ConfigError(f"{where}: no head '{name}'{did_you_mean(name, heads)}")
+    left = [head for head in heads if head not in given]
+    if left and "default" not in given:
+        raise ConfigError(f"{where}: nothing for the head '{left[0]}' and no 'default'")

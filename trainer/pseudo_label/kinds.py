@@ -18,7 +18,7 @@ from trainer.pseudo_label.labeler import PseudoLabeler
 from utils.config import Config
 from utils.config.components import Kind
 from utils.config.layers import is_per_head
-from utils.errors import ConfigError, did_you_mean
+from utils.errors import ConfigError, check_heads
 
 _COUNTS = frozenset({"class_counts"})
 _ROWS = frozenset({"classes", "unlabeled_rows"})
@@ -43,7 +43,8 @@ def build_labelers(
     Raises ConfigError for a head that there is not.
     """
     for kind, switch in switches.items():
-        _check_heads(switch, parts.data.classes, parts.config.where(f"trainer.args.{kind}"))
+        if isinstance(switch, dict) and is_per_head(switch):
+            check_heads(switch, parts.data.classes, parts.config.where(f"trainer.args.{kind}"))
     for key in ("abc_threshold", "abc_weight"):
         if key in parts.config.trainer.args and parts.model.balanced_heads is None:
             raise ConfigError(f"{parts.config.where(f'trainer.args.{key}')}: needs arch.args.head abc")
@@ -112,18 +113,6 @@ def _unlabeled_rows(data: Any) -> Tensor:
         return torch.empty(0, dtype=torch.int64)
     rows = stream.rows if getattr(stream, "one_of", None) is None else data.labels.rows("train")
     return torch.as_tensor(rows, dtype=torch.int64).sort().values
-
-
-def _check_heads(switch: Switch, heads: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError, beginning with `where`, if a switch per head is not about these heads."""
-    if not isinstance(switch, dict) or not is_per_head(switch):
-        return
-    for name in switch:
-        if name != "default" and name not in heads:
-            raise ConfigError(f"{where}: no head '{name}'{did_you_mean(name, heads)}")
-    left = [head for head in heads if head not in switch]
-    if left and "default" not in switch:
-        raise ConfigError(f"{where}: nothing for the head '{left[0]}' and no 'default'")
 
 
 def _of_head(switch: Switch, head: str) -> tuple[str, Switch]:
