@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,12 +17,13 @@ import torch
 
 from data_loader.data_sets import label_table
 from data_loader.hidden_labels import hide_labels
-from data_loader.label_frame import filter_rows
+from data_loader.label_frame import LabelFrame, filter_rows
 from data_loader.prepare_labels import prepare_labels, read_labels
 from data_loader.readers import CelebAHair
 from data_loader.sampler import make_stream
 from trainer.build import build_trainer
 from trainer.check_resume import check_resume
+from trainer.pseudo_label.unlabeled_rows import own_places
 from utils.config import Config, config_from_dict, load_config
 from utils.distributed import World
 from utils.errors import ConfigError, UserError
@@ -294,10 +297,22 @@ def trainer_of(config: Config, tmp_path: Path) -> Any:
     return build_trainer(config, torch.device("cpu"), World(), {}, tell=lambda _: None).trainer
 
 
-@pytest.mark.parametrize("kind", ["SupervisedTrainer", "MultiHeadTrainer", "FixMatchTrainer"])
-def test_what_a_row_trains(faces, tmp_path, kind):
+PASS_ALL = {"threshold": {"type": "fixed", "args": {"value": 0.01}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "age_learns"),
+    [
+        ("SupervisedTrainer", {}, False),
+        ("MultiHeadTrainer", {}, False),
+        ("FixMatchTrainer", PASS_ALL, True),
+        ("FixMatchTrainer", {**PASS_ALL, "unlabeled_from": "own"}, False),
+        ("PseudoLabelTrainer", {**PASS_ALL, "ramp_up": 0, "unlabeled_from": "own"}, False),
+    ],
+)
+def test_what_a_row_trains(faces, tmp_path, kind, args, age_learns):
     """A row of celeba has no age: no gradient for that head from its labels, but one from its pseudo-label."""
-    changes = {"trainer__args": {"threshold": {"type": "fixed", "args": {"value": 0.01}}}} if "Fix" in kind else {}
+    changes = {"trainer__args": args}
     made = trainer_of(config_of(faces, trainer__type=kind, **changes), tmp_path)
     batch = made.data.first_batch()
     rows = made.data.labels.frame.rows
@@ -314,7 +329,32 @@ def test_what_a_row_trains(faces, tmp_path, kind):
         for head in made.classes
     }
     assert size["bangs"] > 0 and size["gender"] > 0
-    assert (size["age"] > 0) == (kind == "FixMatchTrainer")
+    assert (size["age"] > 0) == age_learns
+    if age_learns:
+        assert made.notes[0].endswith(
+            """'age': the head learns from them too; trainer.args.unlabeled_from "own" leaves them out"""
+        )
+    elif "unlabeled_from" in args:
+        of, rest = f" of {len(made.unlabeled_rows)} unlabeled images", "': the head does not learn from them"
+        assert [re.sub(r"^\d+", "", note) for note in made.notes] == [
+            f"{of} are of data sets without '{head}{rest}" for head in ("age", "bangs")
+        ]
+        values = made.epoch_values(made.sums.read() | {"steps": torch.tensor(1.0)})
+        assert values["train/gender/accepted"] == values["train/bangs/accepted"] == len(batch["unlabeled"]["row"])
+        assert "train/age/accepted" not in values
+
+
+def test_the_data_sets_that_a_head_learns_from():
+    """Those with a label for it, and those without one for any; numbered among the unlabeled rows that are theirs."""
+    rows = pd.DataFrame({"dataset": list("aabbcc"), "x": [0, -1, -1, -1, -1, -1], "y": [-1, -1, 1, -1, -1, -1]})
+    rows = rows.assign(path=rows["dataset"] + rows.index.astype(str), group=rows.index.astype(str))
+    roots = {name: Path(name) for name in "abc"}
+    frame = LabelFrame(rows, {"x": ("0", "1"), "y": ("0", "1")}, Path(), roots=roots)
+    data = SimpleNamespace(labels=SimpleNamespace(frame=frame))
+    unlabeled = torch.tensor([1, 2, 3, 4])
+    assert own_places(data, unlabeled, "x").tolist() == [0, -1, -1, 1]
+    assert own_places(data, unlabeled, "y").tolist() == [-1, 0, 1, 2]
+    assert own_places(data, torch.tensor([1, 4, 5]), "x") is None
 
 
 def test_switches_per_head(faces, tmp_path):

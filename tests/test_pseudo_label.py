@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ from trainer.pseudo_label.kinds import build_labeler
 from trainer.pseudo_label.labeler import PseudoLabeler
 from trainer.pseudo_label.running_mean import RunningMean
 from utils.errors import ConfigError, UserError
+from utils.sums import Sums
 
 NAMES = tuple("abcdefghij")
 UNLABELED = 40
@@ -430,13 +432,18 @@ def test_crest_plus_temperature():
 
 SHARED = ["flexmatch", "freematch", "softmatch", "softmatch per class", "adamatch", "crest_plus", "debiaspl", "simpro"]
 SHARED += ["saw", "everything"]
+SOME = torch.arange(UNLABELED).div(3, rounding_mode="floor").where(torch.arange(UNLABELED) % 3 == 0, -1)
 
 
-def shared_steps(method: str, rank: int, size: int) -> dict[str, Tensor]:
+def shared_labeler(method: str, rows: int, places: Tensor | None) -> PseudoLabeler:
+    switches = {"threshold": FIXED, "align": None, "debias": None, **METHODS[method]}
+    return build_labeler(NAMES[:3], torch.tensor([6.0, 3.0, 1.0]), **switches, unlabeled_rows=rows, row_places=places)
+
+
+def shared_steps(method: str, rank: int, size: int, places: Tensor | None) -> dict[str, Tensor]:
     """Four steps on this process's rows; its state, weights and gradient of the strong view."""
     rng = torch.Generator().manual_seed(1)
-    switches = {"threshold": FIXED, "align": None, "debias": None, **METHODS[method]}
-    labeler = build_labeler(NAMES[:3], torch.tensor([6.0, 3.0, 1.0]), **switches, unlabeled_rows=UNLABELED)
+    labeler = shared_labeler(method, UNLABELED if places is None else int((places >= 0).sum()), places)
     for step in range(4):
         weak, strong = (2 * torch.randn(24, 3, generator=rng)[rank::size] for _ in range(2))
         labeled, target = 2 * torch.randn(8, 3, generator=rng)[rank::size], torch.arange(-1, 3).repeat(2)[rank::size]
@@ -452,25 +459,70 @@ def shared_steps(method: str, rank: int, size: int) -> dict[str, Tensor]:
 def process(rank: int, size: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     torch.set_num_threads(1)
-    torch.save({method: shared_steps(method, rank, size) for method in SHARED}, f"{folder}/{rank}.pt")
+    found = {
+        (method, some): shared_steps(method, rank, size, SOME if some else None)
+        for method in SHARED
+        for some in (False, True)
+    }
+    torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_processes_agree_on_running_statistics_and_gradients(tmp_path):
     mp.start_processes(process, args=(2, str(tmp_path)), nprocs=2, start_method="fork")
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for method in SHARED:
-        alone = shared_steps(method, 0, 1)
+    for method, some in itertools.product(SHARED, (False, True)):
+        alone = shared_steps(method, 0, 1, SOME if some else None)
+        first, second = (of_rank[method, some] for of_rank in found)
         for name, value in alone.items():
             if name in ("weight", "gradient"):
                 together = torch.empty_like(value)
-                for rank in range(2):
-                    # A process's loss is a mean over its own rows; DDP then averages over processes.
-                    together[rank::2] = found[rank][method][name] / (2 if name == "gradient" else 1)
+                # A process's loss is a mean over its own rows; DDP then averages over processes.
+                together[::2], together[1::2] = (x[name] / (2 if name == "gradient" else 1) for x in (first, second))
                 torch.testing.assert_close(together, value, rtol=1e-4, atol=1e-6)
             elif name != "threshold.stored":
-                assert torch.equal(found[0][method][name], found[1][method][name]), f"{method}: {name} differs"
-                torch.testing.assert_close(found[0][method][name], value, rtol=1e-5, atol=1e-6)
+                assert torch.equal(first[name], second[name]), f"{method}: {name} differs"
+                torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", SHARED)
+def test_a_head_of_some_rows_is_that_of_a_run_with_these_alone(method: str):
+    """Targets, weights, running statistics, loss and sums; a step without such a row moves and adds nothing."""
+    rng = torch.Generator().manual_seed(2)
+    learned = int((SOME >= 0).sum())
+    mixed, alone = (shared_labeler(method, learned, places) for places in (SOME, None))
+    sums = Sums(torch.device("cpu")), Sums(torch.device("cpu"))
+    for step in range(4):
+        weak, strong = (2 * torch.randn(24, 3, generator=rng) for _ in range(2))
+        labeled, target = 2 * torch.randn(8, 3, generator=rng), torch.arange(-1, 3).repeat(2)
+        rows = torch.randperm(UNLABELED, generator=rng)[:24]
+        if step == 2:
+            rows = torch.where(SOME < 0)[0][:24]
+            weak, strong = weak[: len(rows)], strong[: len(rows)]
+        kept = SOME[rows] >= 0
+        strong, few = strong.requires_grad_(), strong.detach()[kept].requires_grad_()
+        found = mixed(weak, labeled, target, rows, step / 4)
+        mixed.add_to(sums[0], "x", found, target.new_full((len(rows),), -1))
+        loss = mixed.consistency_loss(strong, found) + sum(mixed.further_losses("x", {}, {"x": strong}, found))
+        if not kept.any():
+            assert float(loss.detach()) == 0 and not found.weight.any()
+            continue
+        wanted = alone(weak[kept], labeled, target, SOME[rows[kept]], step / 4)
+        alone.add_to(sums[1], "x", wanted, target.new_full((len(few),), -1))
+        expected = alone.consistency_loss(few, wanted) + sum(alone.further_losses("x", {}, {"x": few}, wanted))
+        for own, other in ((found.target, wanted.target), (found.weight, wanted.weight)):
+            assert torch.equal(own[kept], other) and not own[~kept].any()
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        expected.backward()
+        torch.testing.assert_close(strong.grad[kept], few.grad)
+        assert not strong.grad[~kept].any()
+    for own, other in ((mixed.state_dict(), alone.state_dict()), *[tuple(s.read() for s in sums)]):
+        own.pop("x/batches", None), other.pop("x/batches", None)
+        own.pop("x/threshold", None), other.pop("x/threshold", None)
+        assert own.keys() == other.keys()
+        for name, value in own.items():
+            assert torch.equal(value, other[name]), name
 
 
 # The commands --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,15 @@ from base.base_dataset import Batch
 from base.parts import Parts
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.selective import check_leaves_out, check_selective, only, rows_with_weight
-from trainer.semi_supervised import Align, ClassWeight, Debias, OnCollapse, SemiSupervisedTrainer, Threshold
+from trainer.semi_supervised import (
+    Align,
+    ClassWeight,
+    Debias,
+    OnCollapse,
+    SemiSupervisedTrainer,
+    Threshold,
+    UnlabeledFrom,
+)
 
 Logits = dict[str, Tensor]
 Found = Iterable[tuple[str, PseudoLabeler, PseudoLabels]]
@@ -31,6 +39,8 @@ class FixMatchTrainer(SemiSupervisedTrainer):
     abc_weight: factor of its losses, at least 0; lambda_u does not change them.
     on_collapse: what follows two epochs in a row with warnings of the collapse guard: nothing (`warn`), alignment to
         the labels' prior where none is configured (`align`), a second warm-up (`warm_up`), the end of the run (`stop`).
+    unlabeled_from: a head learns from the unlabeled images of `all` data sets, or of its `own`: those that have a label
+        for it, and those that have none for any head.
     """
 
     def __init__(
@@ -49,6 +59,7 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         abc_threshold: float = 0.95,
         abc_weight: float = 1.0,
         on_collapse: OnCollapse = "warn",
+        unlabeled_from: UnlabeledFrom = "all",
     ):
         self.selective = selective
         if selective:
@@ -65,6 +76,7 @@ class FixMatchTrainer(SemiSupervisedTrainer):
             abc_threshold=abc_threshold,
             abc_weight=abc_weight,
             on_collapse=on_collapse,
+            unlabeled_from=unlabeled_from,
         )
         if selective:
             check_leaves_out(parts.config, {head: self.labeler(head) for head in self.classes})

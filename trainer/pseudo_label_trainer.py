@@ -10,7 +10,15 @@ from torch import Tensor
 
 from base.base_dataset import Batch
 from base.parts import Parts
-from trainer.semi_supervised import Align, ClassWeight, Debias, OnCollapse, SemiSupervisedTrainer, Threshold
+from trainer.semi_supervised import (
+    Align,
+    ClassWeight,
+    Debias,
+    OnCollapse,
+    SemiSupervisedTrainer,
+    Threshold,
+    UnlabeledFrom,
+)
 
 
 class PseudoLabelTrainer(SemiSupervisedTrainer):
@@ -23,6 +31,8 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
     abc_weight: factor of its losses, at least 0; lambda_u does not change them.
     on_collapse: what follows two epochs in a row with warnings of the collapse guard: nothing (`warn`), alignment to
         the labels' prior where none is configured (`align`), a second warm-up (`warm_up`), the end of the run (`stop`).
+    unlabeled_from: a head learns from the unlabeled images of `all` data sets, or of its `own`: those that have a label
+        for it, and those that have none for any head.
     """
 
     streams: ClassVar[Mapping[str, Mapping[str, str]]] = {"labeled": {"image": "train"}, "unlabeled": {"weak": "weak"}}
@@ -41,6 +51,7 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
         abc_threshold: float = 0.95,
         abc_weight: float = 1.0,
         on_collapse: OnCollapse = "warn",
+        unlabeled_from: UnlabeledFrom = "all",
     ):
         super().__init__(
             parts,
@@ -54,6 +65,7 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
             abc_threshold=abc_threshold,
             abc_weight=abc_weight,
             on_collapse=on_collapse,
+            unlabeled_from=unlabeled_from,
         )
 
     def training_step(self, batch: Batch) -> Tensor:

@@ -18,6 +18,7 @@ from trainer.pseudo_label.kinds import build_labelers
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.pseudo_label.show import is_due, show_panels, show_picture
 from trainer.pseudo_label.standby import stand_by
+from trainer.pseudo_label.unlabeled_rows import foreign_rows
 from trainer.ramp_up import RampUpTrainer
 from utils.config.components import Nested
 from utils.errors import UserError
@@ -26,6 +27,7 @@ Threshold = Annotated[dict[str, Any] | str, Nested("threshold", per_head=True)]
 Align = Annotated[dict[str, Any] | str | None, Nested("align", per_head=True)]
 Debias = Annotated[dict[str, Any] | str | None, Nested("debias", per_head=True)]
 ClassWeight = Annotated[dict[str, Any] | str | None, Nested("class_weight", per_head=True)]
+UnlabeledFrom = Literal["all", "own"]
 OnCollapse = Literal["warn", "align", "warm_up", "stop"]
 
 
@@ -34,6 +36,7 @@ class SemiSupervisedTrainer(RampUpTrainer):
 
     on_collapse: when the pseudo-labels go wrong, say so after the epoch (`warn`) and act after two in a row: `align` to
     the labels' prior where no alignment is configured, `warm_up` anew and ramp lambda_u up again, or `stop` the run.
+    unlabeled_from: `own`: a head learns only from the unlabeled images that `own_places` counts as its own.
     """
 
     trains_heads = ("plain", "abc")
@@ -52,14 +55,16 @@ class SemiSupervisedTrainer(RampUpTrainer):
         abc_threshold: float,
         abc_weight: float,
         on_collapse: OnCollapse,
+        unlabeled_from: UnlabeledFrom,
     ):
         of_abc = {"threshold": abc_threshold, "weight": abc_weight}
         switches = {"threshold": threshold, "align": align, "debias": debias, "class_weight": class_weight}
-        self.unlabeled_rows, self.labelers = build_labelers(parts, switches, of_abc)
+        self.unlabeled_rows, self.labelers = build_labelers(parts, switches, of_abc, unlabeled_from == "own")
         self.guard, self.on_collapse, self.signs = CollapseGuard(), on_collapse, list[Sign]()
         if on_collapse == "align":
             stand_by(self.labelers, parts)
         super().__init__(parts, lambda_u=lambda_u, ramp_up=ramp_up, warm_up_epochs=warm_up_epochs)
+        self.notes += foreign_rows(parts, self.unlabeled_rows, unlabeled_from == "own")
 
     def labeler(self, head: str) -> PseudoLabeler:
         module = self.labelers[head]
@@ -74,7 +79,7 @@ class SemiSupervisedTrainer(RampUpTrainer):
         of_labeled, of_weak: {head: logits} of the batch's labeled rows and of the weak view of its unlabeled ones.
         """
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        reads_rows = any(self.labeler(head).threshold.reads_rows for head in self.classes)
+        reads_rows = any(self.labeler(head).reads_rows for head in self.classes)
         rows = torch.searchsorted(self.unlabeled_rows, unlabeled["row"]) if reads_rows else None
         for head in self.classes:
             labeler = self.labeler(head)
@@ -95,13 +100,13 @@ class SemiSupervisedTrainer(RampUpTrainer):
     def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
         values = super().epoch_values(sums)
         for head in self.classes:
-            pseudo = self._pseudo_values(sums, head)
+            pseudo = self.labeler(head).values(sums, f"pseudo/{head}")
             values.update({f"train/{head}/{name}": value for name, value in pseudo.items()})
         return values
 
     def epoch_notes(self, sums: dict[str, Tensor]) -> list[str]:
         """How the pseudo-labeling went."""
-        found = {head: self._pseudo_values(sums, head) for head in self.classes}
+        found = {head: self.labeler(head).values(sums, f"pseudo/{head}") for head in self.classes}
         return [self.labeler(head).describe(head, values) for head, values in found.items() if values]
 
     def epoch_warnings(self, values: dict[str, float]) -> list[str]:
@@ -140,11 +145,6 @@ class SemiSupervisedTrainer(RampUpTrainer):
         if self.on_collapse == "stop" and self.guard.must_act and self.step < self.epochs * self.steps_per_epoch:
             lines = "\n  ".join(sign.text for sign in self.signs)
             raise UserError(f"stopped after epoch {self.epoch}, as trainer.args.on_collapse asks:\n  {lines}")
-
-    def _pseudo_values(self, sums: dict[str, Tensor], head: str) -> dict[str, float]:
-        prefix = f"pseudo/{head}/"
-        own = {name[len(prefix) :]: value for name, value in sums.items() if name.startswith(prefix)}
-        return self.labeler(head).values(own) if own else {}
 
     def trainer_state(self) -> nn.Module:
         return nn.ModuleDict({"labelers": self.labelers, "guard": self.guard})

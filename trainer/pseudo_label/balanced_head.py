@@ -42,12 +42,21 @@ class BalancedHead(nn.Module):
         loss = F.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")
         return self.weight * (loss * drawn).sum() / (labels >= 0).sum().clamp(min=1)
 
-    def consistency_loss(self, weak: Tensor, strong: Tensor, progress: float, drawn: Tensor | None = None) -> Tensor:
+    def consistency_loss(
+        self,
+        weak: Tensor,
+        strong: Tensor,
+        progress: float,
+        drawn: Tensor | None = None,
+        share: Tensor | None = None,
+    ) -> Tensor:
         """`weight` · cross entropy of the strong view of confident rows that are drawn, averaged over ALL U rows.
 
-        weak, strong: logits [U, C]. drawn [U]: 0 or 1 for each row in place of a draw with `keep_unlabeled`.
+        weak, strong: logits [U, C]. drawn [U]: 0 or 1 for each row in place of a draw with `keep_unlabeled`. share [U]:
+        as in PseudoLabels.
         """
         confidence, target = weak.detach().float().softmax(dim=1).max(dim=1)
         drawn = torch.bernoulli(self.keep_unlabeled(target, progress)) if drawn is None else drawn
         loss = F.cross_entropy(strong.float(), target, reduction="none")
+        loss = loss if share is None else loss * share
         return self.weight * (loss * (confidence >= self.threshold) * drawn).mean()

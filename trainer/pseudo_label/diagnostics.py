@@ -12,11 +12,11 @@ from utils.sums import exact
 
 
 def sums_of(
-    target: Tensor, weight: Tensor, confidence: Tensor, thresholds: Tensor, hidden: Tensor | None = None
+    thresholds: Tensor, target: Tensor, weight: Tensor, confidence: Tensor, hidden: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Sums over the U rows of T steps, the same however steps are put together; nothing is read back from the device.
 
-    target int64 [U], weight and confidence [U] in [0, 1] of the pseudo-labels; thresholds [T, C]; hidden int64 [U]:
+    thresholds [T, C]; target int64 [U], weight and confidence [U] in [0, 1] of the pseudo-labels; hidden int64 [U]:
     labels kept aside, −1 where there is none. `confusion` [C, C] has the weights by hidden label (rows) and
     pseudo-label (columns), `hidden` [C] the rows by hidden label.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from base.parts import Parts
@@ -15,6 +14,7 @@ from trainer.pseudo_label import debias as debias_module
 from trainer.pseudo_label import threshold as threshold_module
 from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.labeler import PseudoLabeler
+from trainer.pseudo_label.unlabeled_rows import own_places, unlabeled_rows
 from utils.config import Config
 from utils.config.components import Kind
 from utils.config.layers import is_per_head
@@ -35,11 +35,12 @@ Switch = dict[str, Any] | str | None
 
 
 def build_labelers(
-    parts: Parts, switches: Mapping[str, Switch], abc: Mapping[str, float]
+    parts: Parts, switches: Mapping[str, Switch], abc: Mapping[str, float], own_data_sets: bool = False
 ) -> tuple[Tensor, nn.ModuleDict]:
     """The numbers of the rows that may come up unlabeled, ascending int64 [N], and a PseudoLabeler for each head.
 
     switches: of every kind, each the same for all heads or {head or "default": switch}. abc: arguments of BalancedHead.
+    own_data_sets: a head learns from the unlabeled rows of its own data sets only (see `own_places`).
     Raises ConfigError for a head that there is not.
     """
     for kind, switch in switches.items():
@@ -48,15 +49,17 @@ def build_labelers(
     for key in ("abc_threshold", "abc_weight"):
         if key in parts.config.trainer.args and parts.model.balanced_heads is None:
             raise ConfigError(f"{parts.config.where(f'trainer.args.{key}')}: needs arch.args.head abc")
-    rows = _unlabeled_rows(parts.data)
+    rows = unlabeled_rows(parts.data)
     labelers = {}
     for head, names in parts.data.classes.items():
         counts = parts.data.class_counts[head]
         chosen = {kind: _of_head(switch, head) for kind, switch in switches.items()}
         own = {kind: switch for kind, (_, switch) in chosen.items()}
         places = {kind: f"trainer.args.{kind}{key}" for kind, (key, _) in chosen.items()}
+        of_head = own_places(parts.data, rows, head) if own_data_sets else None
+        learned = len(rows) if of_head is None else int((of_head >= 0).sum())
         labelers[head] = build_labeler(
-            names, counts, **own, unlabeled_rows=len(rows), places=places, where=parts.config.where
+            names, counts, **own, unlabeled_rows=learned, row_places=of_head, places=places, where=parts.config.where
         )
         _check_loss(parts.config, head, labelers[head])
         if head in (parts.model.balanced_heads or {}):
@@ -72,13 +75,14 @@ def build_labeler(
     debias: Switch,
     class_weight: Switch = None,
     unlabeled_rows: int = 0,
+    row_places: Tensor | None = None,
     places: Mapping[str, str] | None = None,
     where: Callable[[str], str] = str,
 ) -> PseudoLabeler:
     """class_counts [C]: labels in use per class. A switch is a name or {"type", "args"}; null or "none" is off.
 
-    unlabeled_rows: how many unlabeled rows the run has, for thresholds that remember each of them. places: {kind: key
-    of the config}, where: as Config.where, for messages.
+    unlabeled_rows: how many unlabeled rows this head learns from, for switches that need their number. row_places: as
+    `places` of PseudoLabeler. places: {kind: key of the config}, where: as Config.where, for messages.
     """
     provided = {"class_counts": class_counts, "classes": len(classes), "unlabeled_rows": unlabeled_rows}
     switches = {"threshold": threshold, "align": align, "debias": debias, "class_weight": class_weight}
@@ -94,7 +98,7 @@ def build_labeler(
             modules[kind] = kinds.build(component, place, **given)
         except ConfigError as error:
             raise ConfigError(_with_source(line, place, component, where) for line in error.problems) from error
-    return PseudoLabeler(classes, class_counts, **modules)
+    return PseudoLabeler(classes, class_counts, **modules, places=row_places)
 
 
 def _with_source(line: str, place: str, component: Mapping[str, Any], where: Callable[[str], str]) -> str:
@@ -103,16 +107,6 @@ def _with_source(line: str, place: str, component: Mapping[str, Any], where: Cal
     named = next((word for word in said if word in component.get("args", {})), None)
     key = place if named is None else f"{place}.args.{named}"
     return where(key).removesuffix(key) + line
-
-
-def _unlabeled_rows(data: Any) -> Tensor:
-    """int64 [N], ascending: with one_per_group every training row, since a pass may show any member of a group."""
-    data = getattr(data, "data", data)  # features of a frozen backbone hold the FaceData that they were made from
-    stream, _ = getattr(data, "streams", {}).get("unlabeled", (None, 0))
-    if stream is None:
-        return torch.empty(0, dtype=torch.int64)
-    rows = stream.rows if getattr(stream, "one_of", None) is None else data.labels.rows("train")
-    return torch.as_tensor(rows, dtype=torch.int64).sort().values
 
 
 def _of_head(switch: Switch, head: str) -> tuple[str, Switch]:

@@ -15,7 +15,8 @@ from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.class_weight import ClassWeighting
 from trainer.pseudo_label.debias import Debias
 from trainer.pseudo_label.diagnostics import describe, sums_of, values_of
-from trainer.pseudo_label.processes import gather_rows, own_rows
+from trainer.pseudo_label.processes import gather_rows
+from trainer.pseudo_label.step_rows import StepRows
 from trainer.pseudo_label.threshold import Threshold
 from trainer.pseudo_label.weak_batch import Labeled, WeakBatch, one_hot
 from utils.sums import Sums
@@ -26,7 +27,8 @@ class PseudoLabels:
     """target int64 [U], weight [U] in [0, 1], confidence [U]: the largest aligned probability.
 
     soft [U, C]: probabilities to be learned instead of `target`, where debiasing asks for them. factor [U]: of each
-    row's loss, where classes are weighted.
+    row's loss, where classes are weighted. share [U]: where the head learns from K of the rows, U / K for these, which
+    makes a mean over all rows one over them, and 0 for the others, which have weight 0.
     """
 
     target: Tensor
@@ -34,6 +36,7 @@ class PseudoLabels:
     confidence: Tensor
     soft: Tensor | None = None
     factor: Tensor | None = None
+    share: Tensor | None = None
 
 
 class PseudoLabeler(nn.Module):
@@ -51,12 +54,17 @@ class PseudoLabeler(nn.Module):
         debias: Debias | None = None,
         balanced: BalancedHead | None = None,
         class_weight: ClassWeighting | None = None,
+        places: Tensor | None = None,
     ):
+        """places int64 [N]: of each of the run's unlabeled rows among those that this head learns from, −1 for others;
+        None for all."""
         super().__init__()
         self.classes, self.balanced, self.class_weight = classes, balanced, class_weight
         self.threshold, self.align, self.debias = threshold, align, debias
         self.labeled_prior: Tensor
         self.register_buffer("labeled_prior", (class_counts / class_counts.sum()).float(), persistent=False)
+        self.places: Tensor | None
+        self.register_buffer("places", places, persistent=False)
 
     @torch.no_grad()
     def forward(
@@ -75,23 +83,38 @@ class PseudoLabeler(nn.Module):
         """
         if self.debias is not None:
             self.debias.start_step()
-        own = len(logits)
-        logits = gather_rows(logits.detach().float())
+        step = StepRows(len(logits), rows, self.places)
+        logits = step.gather(logits.detach().float())
+        if not len(logits):
+            return self._none_of(step)
         unaligned = self._probs(logits)
         labeled, label_counts = self._labeled(labeled_logits, labels)
         probs = unaligned if self.align is None else self.align(unaligned, labeled, progress)
         confidence, target = probs.max(dim=1)
-        rows = None if rows is None else gather_rows(rows)
-        batch = WeakBatch(probs, confidence, target, unaligned, rows, labeled)
+        batch = WeakBatch(probs, confidence, target, unaligned, step.places, labeled)
         weight, target = self.threshold(batch), self.threshold.target(batch)
         soft = None
         if self.debias is not None:
             self.debias.update(logits, probs, weight, label_counts)
-            soft = own_rows(probs, own) if self.debias.soft_targets else None
+            soft = step.own(probs) if self.debias.soft_targets else None
         factor = None
         if self.class_weight is not None:
-            factor = own_rows(self.class_weight(one_hot(target, len(self.classes)).mean(dim=0))[target], own)
-        return PseudoLabels(own_rows(target, own), own_rows(weight, own), own_rows(confidence, own), soft, factor)
+            factor = step.own(self.class_weight(one_hot(target, len(self.classes)).mean(dim=0))[target])
+        return PseudoLabels(step.own(target), step.own(weight), step.own(confidence), soft, factor, step.share())
+
+    def _none_of(self, step: StepRows) -> PseudoLabels:
+        """A step without a row that this head learns from: its running statistics stay."""
+        none = torch.zeros(0, device=self.labeled_prior.device)
+        soft = torch.zeros(0, len(self.classes), device=none.device)
+        soft_targets = self.debias is not None and self.debias.soft_targets
+        return PseudoLabels(
+            step.own(none.long()),
+            step.own(none),
+            step.own(none),
+            step.own(soft) if soft_targets else None,
+            None if self.class_weight is None else step.own(none),
+            step.share(),
+        )
 
     def _probs(self, logits: Tensor) -> Tensor:
         return (logits if self.debias is None else self.debias.pseudo(logits)).softmax(dim=1)
@@ -112,6 +135,11 @@ class PseudoLabeler(nn.Module):
         return Labeled(probs, known), counts
 
     @property
+    def reads_rows(self) -> bool:
+        """Whether `forward` needs the rows' places."""
+        return self.threshold.reads_rows or self.places is not None
+
+    @property
     def reads_labeled(self) -> bool:
         """Whether a switch looks at what the network says about the labeled rows."""
         return self.threshold.reads_labeled or (self.align is not None and self.align.reads_labeled)
@@ -128,8 +156,8 @@ class PseudoLabeler(nn.Module):
         logits = self._student(logits)
         target = labels.target if labels.soft is None else labels.soft
         weighted = F.cross_entropy(logits, target, reduction="none") * labels.weight
-        if labels.factor is not None:
-            weighted = weighted * labels.factor
+        for factor in (labels.factor, labels.share):
+            weighted = weighted if factor is None else weighted * factor
         return weighted.sum() / (len(weighted) if rows is None else rows)
 
     def further_losses(
@@ -145,7 +173,7 @@ class PseudoLabeler(nn.Module):
         losses = [] if term is None else [term]
         if self.balanced is not None:
             name = f"{head}/balanced"
-            losses.append(self.balanced.consistency_loss(weak[name], strong[name], progress))
+            losses.append(self.balanced.consistency_loss(weak[name], strong[name], progress, share=labels.share))
         return losses
 
     def _student(self, logits: Tensor) -> Tensor:
@@ -154,11 +182,16 @@ class PseudoLabeler(nn.Module):
     def add_to(self, sums: Sums, name: str, labels: PseudoLabels, hidden: Tensor | None) -> None:
         """Add to `sums`, as NAME/…, what `values` needs. hidden: int64 [U] labels kept aside, −1 for none."""
         thresholds = self.threshold.per_class(len(self.classes)).clone()[None]  # a threshold may write to its own
-        kept_aside = () if hidden is None else (hidden,)
-        sums.add_count(name, sums_of, labels.target, labels.weight, labels.confidence, thresholds, *kept_aside)
+        rows = [labels.target, labels.weight, labels.confidence, *(() if hidden is None else (hidden,))]
+        if labels.share is not None:
+            rows = [of_row[labels.share > 0] for of_row in rows]
+        sums.add_count(name, sums_of, thresholds, *rows)
 
-    def values(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """An epoch's diagnostics from its sums; what is undefined (no pseudo-label accepted) is left out."""
+    def values(self, sums: Mapping[str, Tensor], name: str) -> dict[str, float]:
+        """An epoch's diagnostics from its sums NAME/…; what is undefined (no pseudo-label accepted) is left out."""
+        sums = {key.removeprefix(f"{name}/"): value for key, value in sums.items() if key.startswith(f"{name}/")}
+        if not sums.get("rows", 0):
+            return {}
         return values_of(sums, self.classes, self.labeled_prior, self.expected().shares)
 
     def expected(self) -> Expected:
