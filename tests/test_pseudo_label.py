@@ -24,8 +24,9 @@ from tests import conftest
 from tests.test_training import rows, write_config
 from trainer.components import KINDS
 from trainer.pseudo_label import align, debias, threshold
+from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.kinds import build_labeler
-from trainer.pseudo_label.labeler import PseudoLabeler
+from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.pseudo_label.running_mean import RunningMean
 from utils.errors import ConfigError, UserError
 from utils.sums import Sums
@@ -485,12 +486,18 @@ def test_processes_agree_on_running_statistics_and_gradients(tmp_path):
                 torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
 
 
+def total_loss(labeler: PseudoLabeler, weak: Tensor, strong: Tensor, labels: PseudoLabels) -> Tensor:
+    further = labeler.further_losses("x", {"x/balanced": weak}, {"x": strong, "x/balanced": strong}, labels)
+    return labeler.consistency_loss(strong, labels) + sum(further)
+
+
 @pytest.mark.parametrize("method", SHARED)
 def test_a_head_of_some_rows_is_that_of_a_run_with_these_alone(method: str):
     """Targets, weights, running statistics, loss and sums; a step without such a row moves and adds nothing."""
     rng = torch.Generator().manual_seed(2)
     learned = int((SOME >= 0).sum())
     mixed, alone = (shared_labeler(method, learned, places) for places in (SOME, None))
+    mixed.balanced = alone.balanced = BalancedHead(torch.tensor([6.0, 3.0, 1.0]), 0.6)
     sums = Sums(torch.device("cpu")), Sums(torch.device("cpu"))
     for step in range(4):
         weak, strong = (2 * torch.randn(24, 3, generator=rng) for _ in range(2))
@@ -503,13 +510,13 @@ def test_a_head_of_some_rows_is_that_of_a_run_with_these_alone(method: str):
         strong, few = strong.requires_grad_(), strong.detach()[kept].requires_grad_()
         found = mixed(weak, labeled, target, rows, step / 4)
         mixed.add_to(sums[0], "x", found, target.new_full((len(rows),), -1))
-        loss = mixed.consistency_loss(strong, found) + sum(mixed.further_losses("x", {}, {"x": strong}, found))
+        loss = total_loss(mixed, weak, strong, found)
         if not kept.any():
             assert float(loss.detach()) == 0 and not found.weight.any()
             continue
         wanted = alone(weak[kept], labeled, target, SOME[rows[kept]], step / 4)
         alone.add_to(sums[1], "x", wanted, target.new_full((len(few),), -1))
-        expected = alone.consistency_loss(few, wanted) + sum(alone.further_losses("x", {}, {"x": few}, wanted))
+        expected = total_loss(alone, weak[kept], few, wanted)
         for own, other in ((found.target, wanted.target), (found.weight, wanted.weight)):
             assert torch.equal(own[kept], other) and not own[~kept].any()
         torch.testing.assert_close(loss, expected)
