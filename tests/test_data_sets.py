@@ -344,6 +344,36 @@ def test_what_a_row_trains(faces, tmp_path, kind, args, age_learns):
         assert "train/age/accepted" not in values
 
 
+@pytest.mark.parametrize(
+    ("kind", "args"),
+    [
+        ("FixMatchTrainer", {"threshold": {"age": {"type": "freematch", "args": {"w_f": 0.1}}, "default": "fixed"}}),
+        ("PseudoLabelTrainer", {"ramp_up": 0, "threshold": "softmatch"}),
+        ("MeanTeacherTrainer", {"ramp_up": 0}),
+    ],
+)
+def test_the_weight_of_a_head_is_that_of_all_its_losses(faces, tmp_path, kind, args):
+    """Gradients of a head, which nothing else has a part in, are in the ratio of its weight; 0 switches it off."""
+    gradients = {}
+    for weight in (1.0, 0.25, 0.0):
+        loss = {"age": {"type": "cross_entropy", "weight": weight}, "default": {"type": "cross_entropy"}}
+        head = {} if kind == "MeanTeacherTrainer" else {"arch__args__head": {"age": "abc", "default": "plain"}}
+        made = trainer_of(config_of(faces, trainer__type=kind, trainer__args=args, loss=loss, **head), tmp_path)
+        made.network.train()
+        batch = made.data.first_batch()
+        torch.manual_seed(0)
+        made.training_step(batch).backward()
+        heads = {"plain": made.model.heads, "balanced": made.model.balanced_heads or {}}
+        gradients[weight] = {
+            f"{kind} {name}": of_kind[name].weight.grad for kind, of_kind in heads.items() for name in of_kind
+        }
+    for name, whole in gradients[1.0].items():
+        assert whole.any()
+        for weight in (0.25, 0.0):
+            factor = weight if name.endswith("age") else 1
+            torch.testing.assert_close(gradients[weight][name], factor * whole)
+
+
 def test_the_data_sets_that_a_head_learns_from():
     """Those with a label for it, and those without one for any; numbered among the unlabeled rows that are theirs."""
     rows = pd.DataFrame({"dataset": list("aabbcc"), "x": [0, -1, -1, -1, -1, -1], "y": [-1, -1, 1, -1, -1, -1]})

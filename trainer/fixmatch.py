@@ -92,10 +92,10 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         else:
             of_labeled, of_weak, of_strong = self._forward(labeled["image"], unlabeled["weak"], unlabeled["strong"])
             found = self.pseudo_labels(batch, of_labeled, of_weak)
-        unsupervised, further = list[Tensor](), list[Tensor]()
+        unsupervised, further = dict[str, Tensor](), dict[str, list[Tensor]]()
         for head, labeler, labels in found:
-            unsupervised.append(labeler.consistency_loss(of_strong[head], labels, len(unlabeled["weak"])))
-            further += labeler.further_losses(head, of_weak, of_strong, labels, self.progress)
+            unsupervised[head] = labeler.consistency_loss(of_strong[head], labels, len(unlabeled["weak"]))
+            further[head] = labeler.further_losses(head, of_weak, of_strong, labels, self.progress)
         return self.total_loss(self.supervised_loss(of_labeled, labeled["target"]), unsupervised, further)
 
     def _forward_selected(self, batch: Batch) -> tuple[Logits, Logits, Logits, Found]:

@@ -46,10 +46,10 @@ class MeanTeacherTrainer(RampUpTrainer):
         logits = self.network(self.normalize(torch.cat([student, labeled["image"]])))
         with torch.no_grad():
             of_teacher = self.teacher(self.normalize(unlabeled["teacher"]), clean=count)
-        unsupervised = []
+        unsupervised = {}
         for head in self.classes:
             target = of_teacher[head].float().softmax(dim=1)
-            unsupervised.append((logits[head][:count].float().softmax(dim=1) - target).square().mean())
+            unsupervised[head] = (logits[head][:count].float().softmax(dim=1) - target).square().mean()
             hidden = unlabeled.get("hidden", {}).get(head)
             self.sums.add_count(f"teacher/{head}", sums_of_teacher, target, *(() if hidden is None else (hidden,)))
         of_labeled = {head: rows[count:] for head, rows in logits.items()}

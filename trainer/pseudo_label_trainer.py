@@ -75,8 +75,8 @@ class PseudoLabelTrainer(SemiSupervisedTrainer):
         logits = self.network(self.normalize(torch.cat([weak, labeled["image"]])), clean=len(weak))
         of_weak = {head: rows[: len(weak)] for head, rows in logits.items()}
         of_labeled = {head: rows[len(weak) :] for head, rows in logits.items()}
-        unsupervised, further = list[Tensor](), list[Tensor]()
+        unsupervised, further = dict[str, Tensor](), dict[str, list[Tensor]]()
         for head, labeler, labels in self.pseudo_labels(batch, of_labeled, of_weak):
-            unsupervised.append(labeler.consistency_loss(of_weak[head], labels, len(weak)))
-            further += labeler.further_losses(head, of_weak, of_weak, labels, self.progress)
+            unsupervised[head] = labeler.consistency_loss(of_weak[head], labels, len(weak))
+            further[head] = labeler.further_losses(head, of_weak, of_weak, labels, self.progress)
         return self.total_loss(self.supervised_loss(of_labeled, labeled["target"]), unsupervised, further)

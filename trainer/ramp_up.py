@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -60,11 +60,14 @@ class RampUpTrainer(SupervisedTrainer):
         ramp = self.ramp_up * (self.epochs * self.steps_per_epoch - self.warm_up_steps)
         return self.lambda_u * min(1.0, (self.step - self.ramp_start) / ramp) if ramp > 0 else self.lambda_u
 
-    def total_loss(self, labeled: Tensor, of_heads: list[Tensor], further: list[Tensor] | None = None) -> Tensor:
-        """The scalar loss, its terms logged. of_heads: the unlabeled losses; further: terms of switches, which bring
-        their own factors."""
-        unlabeled = functools.reduce(torch.add, of_heads)
-        further, accumulate, factor = further or [], self.config.trainer.accumulate, self.current_lambda_u
+    def total_loss(
+        self, labeled: Tensor, of_heads: Mapping[str, Tensor], of_switches: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> Tensor:
+        """The scalar loss, its terms logged. of_heads: each head's unlabeled loss; of_switches: terms of its switches,
+        which bring their own factors."""
+        unlabeled = functools.reduce(torch.add, (self.weighted(head, loss) for head, loss in of_heads.items()))
+        further = [self.weighted(head, term) for head, terms in (of_switches or {}).items() for term in terms]
+        accumulate, factor = self.config.trainer.accumulate, self.current_lambda_u
         for name, loss in (("labeled", labeled), ("unlabeled", unlabeled), *(("further", x) for x in further)):
             loss = loss.detach()
             self.sums.add({f"mean/loss_{name}": loss if accumulate == 1 else loss / accumulate})

@@ -92,9 +92,9 @@ class SemiSupervisedTrainer(RampUpTrainer):
         adjusted = {head: self.labeler(head).labeled_logits(logits[head]) for head in target}
         loss = super().supervised_loss(adjusted, target)
         for head, labels in target.items():
-            balanced, (_, weight) = self.labeler(head).balanced, self.parts.losses[head]
+            balanced = self.labeler(head).balanced
             if balanced is not None:
-                loss = loss + weight * balanced.labeled_loss(logits[f"{head}/balanced"], labels)
+                loss = loss + self.weighted(head, balanced.labeled_loss(logits[f"{head}/balanced"], labels))
         return loss
 
     def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:

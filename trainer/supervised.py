@@ -46,10 +46,13 @@ class SupervisedTrainer(BaseTrainer):
 
     def sum_of_heads(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Scalar from each head's loss, summed over its labeled rows, and the number of these rows."""
-        means = {head: mean_over(loss, rows) for head, (loss, rows) in losses.items()}
-        weights = {head: self.parts.losses[head][1] for head in means}
-        of_heads = [mean if weights[head] == 1 else weights[head] * mean for head, mean in means.items()]
+        of_heads = (self.weighted(head, mean_over(loss, rows)) for head, (loss, rows) in losses.items())
         return functools.reduce(torch.add, of_heads)
+
+    def weighted(self, head: str, loss: Tensor) -> Tensor:
+        """`loss` times the head's weight (`loss.HEAD.weight`)."""
+        weight = self.parts.losses[head][1]
+        return loss if weight == 1 else weight * loss
 
     def _mixed_loss(self, head: str, logits: Tensor, target: Tensor, mixed: Mixed) -> tuple[Tensor, Tensor]:
         """Loss and rows, both weighted by the shares; the confusion matrix counts an image under both labels alike."""
