@@ -374,6 +374,12 @@ def test_the_weight_of_a_head_is_that_of_all_its_losses(faces, tmp_path, kind, a
             torch.testing.assert_close(gradients[weight][name], factor * whole)
 
 
+def test_a_choice_of_data_sets_where_there_is_none_is_said(faces, tmp_path):
+    only = config_of(faces, trainer__args={"unlabeled_from": "own"}).to_dict()["dataset"][:1]
+    made = trainer_of(config_of(faces, dataset=only, trainer__args={"unlabeled_from": "own"}), tmp_path)
+    assert made.notes == ['trainer.args.unlabeled_from "own" changes nothing: no unlabeled image is foreign to a head']
+
+
 def test_the_data_sets_that_a_head_learns_from():
     """Those with a label for it, and those without one for any; numbered among the unlabeled rows that are theirs."""
     rows = pd.DataFrame({"dataset": list("aabbcc"), "x": [0, -1, -1, -1, -1, -1], "y": [-1, -1, 1, -1, -1, -1]})

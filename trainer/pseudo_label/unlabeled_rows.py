@@ -40,7 +40,8 @@ def own_places(data: Any, rows: Tensor, head: str) -> Tensor | None:
 
 
 def foreign_rows(parts: Parts, rows: Tensor, left_out: bool) -> list[str]:
-    """Notes about heads for which there are unlabeled images of data sets that lack their label."""
+    """Notes about heads for which there are unlabeled images of data sets that lack their label, which are `left_out`
+    or not, and about having asked for that in vain."""
     notes = []
     for head in parts.data.classes:
         places = own_places(parts.data, rows, head)
@@ -49,6 +50,8 @@ def foreign_rows(parts: Parts, rows: Tensor, left_out: bool) -> list[str]:
         foreign = f"{int((places < 0).sum()):,} of {len(places):,} unlabeled images are of data sets without '{head}'"
         too = 'the head learns from them too; trainer.args.unlabeled_from "own" leaves them out'
         notes.append(f"{foreign}: {'the head does not learn from them' if left_out else too}")
+    if left_out and not notes:
+        notes.append('trainer.args.unlabeled_from "own" changes nothing: no unlabeled image is foreign to a head')
     return notes
 
 
