@@ -312,8 +312,7 @@ PASS_ALL = {"threshold": {"type": "fixed", "args": {"value": 0.01}}}
 )
 def test_what_a_row_trains(faces, tmp_path, kind, args, age_learns):
     """A row of celeba has no age: no gradient for that head from its labels, but one from its pseudo-label."""
-    changes = {"trainer__args": args}
-    made = trainer_of(config_of(faces, trainer__type=kind, **changes), tmp_path)
+    made = trainer_of(config_of(faces, trainer__type=kind, trainer__args=args), tmp_path)
     batch = made.data.first_batch()
     rows = made.data.labels.frame.rows
     celeba = torch.tensor((rows["dataset"] == "celeba").to_numpy())
@@ -388,9 +387,10 @@ def test_the_data_sets_that_a_head_learns_from():
     frame = LabelFrame(rows, {"x": ("0", "1"), "y": ("0", "1")}, Path(), roots=roots)
     data = SimpleNamespace(labels=SimpleNamespace(frame=frame))
     unlabeled = torch.tensor([1, 2, 3, 4])
-    assert own_places(data, unlabeled, "x").tolist() == [0, -1, -1, 1]
-    assert own_places(data, unlabeled, "y").tolist() == [-1, 0, 1, 2]
-    assert own_places(data, torch.tensor([1, 4, 5]), "x") is None
+    found = own_places(data, unlabeled)
+    assert found["x"].tolist() == [0, -1, -1, 1]
+    assert found["y"].tolist() == [-1, 0, 1, 2]
+    assert "x" not in own_places(data, torch.tensor([1, 4, 5]))
 
 
 def test_switches_per_head(faces, tmp_path):

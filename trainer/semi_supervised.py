@@ -18,7 +18,6 @@ from trainer.pseudo_label.kinds import build_labelers
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.pseudo_label.show import is_due, show_panels, show_picture
 from trainer.pseudo_label.standby import stand_by
-from trainer.pseudo_label.unlabeled_rows import foreign_rows
 from trainer.ramp_up import RampUpTrainer
 from utils.config.components import Nested
 from utils.errors import UserError
@@ -59,12 +58,12 @@ class SemiSupervisedTrainer(RampUpTrainer):
     ):
         of_abc = {"threshold": abc_threshold, "weight": abc_weight}
         switches = {"threshold": threshold, "align": align, "debias": debias, "class_weight": class_weight}
-        self.unlabeled_rows, self.labelers = build_labelers(parts, switches, of_abc, unlabeled_from == "own")
+        self.unlabeled_rows, self.labelers, notes = build_labelers(parts, switches, of_abc, unlabeled_from == "own")
         self.guard, self.on_collapse, self.signs = CollapseGuard(), on_collapse, list[Sign]()
         if on_collapse == "align":
             stand_by(self.labelers, parts)
         super().__init__(parts, lambda_u=lambda_u, ramp_up=ramp_up, warm_up_epochs=warm_up_epochs)
-        self.notes += foreign_rows(parts, self.unlabeled_rows, unlabeled_from == "own")
+        self.notes += notes
 
     def labeler(self, head: str) -> PseudoLabeler:
         module = self.labelers[head]

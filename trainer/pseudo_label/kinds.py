@@ -14,7 +14,7 @@ from trainer.pseudo_label import debias as debias_module
 from trainer.pseudo_label import threshold as threshold_module
 from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.labeler import PseudoLabeler
-from trainer.pseudo_label.unlabeled_rows import own_places, unlabeled_rows
+from trainer.pseudo_label.unlabeled_rows import foreign_rows, own_places, unlabeled_rows
 from utils.config import Config
 from utils.config.components import Kind
 from utils.config.layers import is_per_head
@@ -36,8 +36,8 @@ Switch = dict[str, Any] | str | None
 
 def build_labelers(
     parts: Parts, switches: Mapping[str, Switch], abc: Mapping[str, float], own_data_sets: bool = False
-) -> tuple[Tensor, nn.ModuleDict]:
-    """The numbers of the rows that may come up unlabeled, ascending int64 [N], and a PseudoLabeler for each head.
+) -> tuple[Tensor, nn.ModuleDict, list[str]]:
+    """The numbers of the rows that may come up unlabeled, ascending int64 [N], a PseudoLabeler for each head, notes.
 
     switches: of every kind, each the same for all heads or {head or "default": switch}. abc: arguments of BalancedHead.
     own_data_sets: a head learns from the unlabeled rows of its own data sets only (see `own_places`).
@@ -50,13 +50,14 @@ def build_labelers(
         if key in parts.config.trainer.args and parts.model.balanced_heads is None:
             raise ConfigError(f"{parts.config.where(f'trainer.args.{key}')}: needs arch.args.head abc")
     rows = unlabeled_rows(parts.data)
+    of_own = own_places(parts.data, rows)
     labelers = {}
     for head, names in parts.data.classes.items():
         counts = parts.data.class_counts[head]
         chosen = {kind: _of_head(switch, head) for kind, switch in switches.items()}
         own = {kind: switch for kind, (_, switch) in chosen.items()}
         places = {kind: f"trainer.args.{kind}{key}" for kind, (key, _) in chosen.items()}
-        of_head = own_places(parts.data, rows, head) if own_data_sets else None
+        of_head = of_own.get(head) if own_data_sets else None
         learned = len(rows) if of_head is None else int((of_head >= 0).sum())
         labelers[head] = build_labeler(
             names, counts, **own, unlabeled_rows=learned, row_places=of_head, places=places, where=parts.config.where
@@ -64,7 +65,7 @@ def build_labelers(
         _check_loss(parts.config, head, labelers[head])
         if head in (parts.model.balanced_heads or {}):
             labelers[head].balanced = BalancedHead(counts, **abc)
-    return rows.to(parts.device), nn.ModuleDict(labelers).to(parts.device)
+    return rows.to(parts.device), nn.ModuleDict(labelers).to(parts.device), foreign_rows(of_own, own_data_sets)
 
 
 def build_labeler(

@@ -104,17 +104,8 @@ class PseudoLabeler(nn.Module):
 
     def _none_of(self, step: StepRows) -> PseudoLabels:
         """A step without a row that this head learns from: its running statistics stay."""
-        none = torch.zeros(0, device=self.labeled_prior.device)
-        soft = torch.zeros(0, len(self.classes), device=none.device)
-        soft_targets = self.debias is not None and self.debias.soft_targets
-        return PseudoLabels(
-            step.own(none.long()),
-            step.own(none),
-            step.own(none),
-            step.own(soft) if soft_targets else None,
-            None if self.class_weight is None else step.own(none),
-            step.share(),
-        )
+        none = torch.zeros(step.local, device=self.labeled_prior.device)
+        return PseudoLabels(none.long(), weight=none, confidence=none, share=none)
 
     def _probs(self, logits: Tensor) -> Tensor:
         return (logits if self.debias is None else self.debias.pseudo(logits)).softmax(dim=1)

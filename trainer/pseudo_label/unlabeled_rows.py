@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from base.parts import Parts
 from data_loader.label_frame import LabelFrame
 
 
@@ -22,37 +22,36 @@ def unlabeled_rows(data: Any) -> Tensor:
     return torch.as_tensor(rows, dtype=torch.int64).sort().values
 
 
-def own_places(data: Any, rows: Tensor, head: str) -> Tensor | None:
-    """int64 [N]: places of `rows` among those of the head's own data sets, −1 for the others; None where all are.
+def own_places(data: Any, rows: Tensor) -> dict[str, Tensor]:
+    """{head: int64 [N]}: places of `rows` among those of the head's own data sets, −1 for the others; only heads for
+    which there are others.
 
     Own are the data sets that have a label for the head, and those that have none for any.
     """
     labels = getattr(_with_streams(data), "labels", None)
     if labels is None:
-        return None
+        return {}
     frame: LabelFrame = labels.frame
-    own = np.ones(len(frame), dtype=bool)
+    own = {head: np.ones(len(frame), dtype=bool) for head in frame.attributes}
     for part in frame.parts():
-        known = [name for name in frame.attributes if frame.knows([name], part)]
-        own[part] = not known or head in known
-    kept = torch.from_numpy(own)[rows]
-    return None if bool(kept.all()) else torch.where(kept, kept.cumsum(0) - 1, -1)
+        known = [head for head in frame.attributes if frame.knows([head], part)]
+        for head in frame.attributes:
+            own[head][part] = not known or head in known
+    kept = {head: torch.from_numpy(mask)[rows] for head, mask in own.items()}
+    return {head: torch.where(mask, mask.cumsum(0) - 1, -1) for head, mask in kept.items() if not mask.all()}
 
 
-def foreign_rows(parts: Parts, rows: Tensor, left_out: bool) -> list[str]:
-    """Notes about heads for which there are unlabeled images of data sets that lack their label, which are `left_out`
-    or not, and about having asked for that in vain."""
-    notes = []
-    for head in parts.data.classes:
-        places = own_places(parts.data, rows, head)
-        if places is None:
-            continue
-        foreign = f"{int((places < 0).sum()):,} of {len(places):,} unlabeled images are of data sets without '{head}'"
-        too = 'the head learns from them too; trainer.args.unlabeled_from "own" leaves them out'
-        notes.append(f"{foreign}: {'the head does not learn from them' if left_out else too}")
-    if left_out and not notes:
-        notes.append('trainer.args.unlabeled_from "own" changes nothing: no unlabeled image is foreign to a head')
-    return notes
+def foreign_rows(places: Mapping[str, Tensor], left_out: bool) -> list[str]:
+    """Notes about unlabeled images of data sets that lack a head's label, which are `left_out` or not, and about having
+    asked for that in vain. places: of `own_places`."""
+    if left_out and not places:
+        return ['trainer.args.unlabeled_from "own" changes nothing: no unlabeled image is foreign to a head']
+    too = 'the head learns from them too; trainer.args.unlabeled_from "own" leaves them out'
+    said = "the head does not learn from them" if left_out else too
+    return [
+        f"{int((of_head < 0).sum()):,} of {len(of_head):,} unlabeled images are of data sets without '{head}': {said}"
+        for head, of_head in places.items()
+    ]
 
 
 def _with_streams(data: Any) -> Any:
