@@ -35,6 +35,7 @@ from utils.config import (
     schema_text,
 )
 from utils.config.json_schema import fits
+from utils.config.signature import describe
 from utils.errors import ConfigError, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,6 +149,19 @@ class SemiTrainer(PlainTrainer):
         self.threshold, self.size = threshold, size
 
 
+class OwnTrainer(SemiTrainer):
+    """lambda_own: factor of the third loss."""
+
+    def __init__(self, parts: dict, *, lambda_own: float = 1.0, lambda_u: float = 2.0, **others: Any):
+        super().__init__(parts, lambda_u=lambda_u, **others)
+
+
+class LooseTrainer(PlainTrainer):
+    def __init__(self, parts: dict, **options: Any):
+        super().__init__(parts)
+        self.options = options
+
+
 def light(height: int, width: int) -> list[dict[str, Any]]:
     return []
 
@@ -156,6 +170,7 @@ def halving(optimizer: torch.optim.Optimizer, total_steps: int, *, every: int = 
     return lr_scheduler.StepLR(optimizer, every * total_steps, 0.5)
 
 
+TRAINERS = frozenset({"PlainTrainer", "SemiTrainer", "OwnTrainer", "LooseTrainer"})
 KINDS = {
     kind.name: kind
     for kind in (
@@ -172,7 +187,7 @@ KINDS = {
         ),
         Kind("transform", (A,), base=A.BasicTransform | A.BaseCompose),
         Kind("preset", (HERE,), only=frozenset({"light"}), provided=frozenset({"height", "width"})),
-        Kind("trainer", (HERE,), only=frozenset({"PlainTrainer", "SemiTrainer"}), keyword_only=True),
+        Kind("trainer", (HERE,), only=TRAINERS, keyword_only=True),
         Kind("threshold", (HERE,), base=Threshold),
         Kind("align", (HERE,), base=Align, provided=frozenset({"class_counts"})),
     )
@@ -760,6 +775,21 @@ def test_schema_describes_arguments(schema_file):
         "description": "folder of the photos.",
     }
     assert entries["lr_scheduler"]["MultiStepLR"]["properties"]["milestones"]["items"] == {"type": "integer"}
+
+
+def test_keyword_arguments_of_a_subclass_are_those_of_the_class_it_extends(folder, schema_file):
+    own = describe(OwnTrainer, keyword_only=True).parameters
+    assert own.keys() == {"threshold", "align", "lambda_u", "size", "lambda_own"}
+    assert own["lambda_u"].schema["default"] == 2.0 and own["align"].per_head
+    args = {"align": {"type": "prior", "args": {"momentum": "0.9"}}, "lambda_owm": 1, "size": 4}
+    path = write(changed(trainer__type="OwnTrainer", trainer__args=args))
+    found = problems(load_config, path, catalogue=schema_file)
+    assert [line.partition(": ")[2] for line in found] == [
+        'trainer.args.align.args.momentum: expected a number, got "0.9"',
+        "trainer.args.lambda_owm: OwnTrainer has no argument 'lambda_owm'; did you mean 'lambda_own'?",
+    ]
+    path = write(changed(trainer__type="LooseTrainer", trainer__args={"anything": 1}))
+    assert config_problems(load_config(path, catalogue=schema_file), KINDS) == []
 
 
 def test_a_class_that_has_changed_since_is_left_to_itself(folder, schema_file):

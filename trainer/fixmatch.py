@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,15 +12,7 @@ from base.base_dataset import Batch
 from base.parts import Parts
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.selective import check_leaves_out, check_selective, only, rows_with_weight
-from trainer.semi_supervised import (
-    Align,
-    ClassWeight,
-    Debias,
-    OnCollapse,
-    SemiSupervisedTrainer,
-    Threshold,
-    UnlabeledFrom,
-)
+from trainer.semi_supervised import SemiSupervisedTrainer
 
 Logits = dict[str, Tensor]
 Found = Iterable[tuple[str, PseudoLabeler, PseudoLabels]]
@@ -30,54 +22,25 @@ class FixMatchTrainer(SemiSupervisedTrainer):
     """L = L_labeled + lambda_u · mean over ALL unlabeled rows of weight · CE(strong, pseudo-label).
 
     Pseudo-labels come from the live model in training mode, without gradient and without dropout in the head.
-    warm_up_epochs: labeled rows only. ramp_up: share of the steps after them in which lambda_u grows linearly from 0.
     weak_forward: `joint` computes labeled, weak and strong rows in one pass, so that batch norm sees them together, as
     in the paper; `separate` computes the weak view without gradient, which is cheaper and the same where no layer
     mixes rows; `auto` chooses `joint` for networks with batch norm.
     selective: compute only those strong rows that have a weight; the same loss, since the others add nothing to it.
-    abc_threshold: of the pseudo-labels of the second classifier (`arch.args.head` abc), in (0, 1].
-    abc_weight: factor of its losses, at least 0; lambda_u does not change them.
-    on_collapse: what follows two epochs in a row with warnings of the collapse guard: nothing (`warn`), alignment to
-        the labels' prior where none is configured (`align`), a second warm-up (`warm_up`), the end of the run (`stop`).
-    unlabeled_from: a head learns from the unlabeled images of `all` data sets, or of its `own`: those that have a label
-        for it, and those that have none for any head.
+    switches: as in SemiSupervisedTrainer.
     """
 
     def __init__(
         self,
         parts: Parts,
         *,
-        threshold: Threshold = "fixed",
-        align: Align = None,
-        debias: Debias = None,
-        class_weight: ClassWeight = None,
-        lambda_u: float = 1.0,
-        ramp_up: float = 0.0,
-        warm_up_epochs: int = 0,
         weak_forward: Literal["auto", "joint", "separate"] = "auto",
         selective: bool = False,
-        abc_threshold: float = 0.95,
-        abc_weight: float = 1.0,
-        on_collapse: OnCollapse = "warn",
-        unlabeled_from: UnlabeledFrom = "all",
+        **switches: Any,
     ):
         self.selective = selective
         if selective:
             check_selective(parts.config, parts.model, weak_forward)
-        super().__init__(
-            parts,
-            threshold=threshold,
-            align=align,
-            debias=debias,
-            class_weight=class_weight,
-            lambda_u=lambda_u,
-            ramp_up=ramp_up,
-            warm_up_epochs=warm_up_epochs,
-            abc_threshold=abc_threshold,
-            abc_weight=abc_weight,
-            on_collapse=on_collapse,
-            unlabeled_from=unlabeled_from,
-        )
+        super().__init__(parts, **switches)
         if selective:
             check_leaves_out(parts.config, {head: self.labeler(head) for head in self.classes})
         self.joint = weak_forward == "joint" or (weak_forward == "auto" and self.model.has_batch_norm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,28 +14,24 @@ from base.parts import Parts
 from logger.run_logger import RunLogger
 from trainer.collapse_guard import CollapseGuard, Sign
 from trainer.on_collapse import switch_alignment_on, warm_up_again
-from trainer.pseudo_label.kinds import build_labelers
+from trainer.pseudo_label.kinds import Align, ClassWeight, Debias, Threshold, build_labelers
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.pseudo_label.show import is_due, show_panels, show_picture
 from trainer.pseudo_label.standby import stand_by
 from trainer.ramp_up import RampUpTrainer
-from utils.config.components import Nested
 from utils.errors import UserError
-
-Threshold = Annotated[dict[str, Any] | str, Nested("threshold", per_head=True)]
-Align = Annotated[dict[str, Any] | str | None, Nested("align", per_head=True)]
-Debias = Annotated[dict[str, Any] | str | None, Nested("debias", per_head=True)]
-ClassWeight = Annotated[dict[str, Any] | str | None, Nested("class_weight", per_head=True)]
-UnlabeledFrom = Literal["all", "own"]
-OnCollapse = Literal["warn", "align", "warm_up", "stop"]
 
 
 class SemiSupervisedTrainer(RampUpTrainer):
     """The base of trainers whose unlabeled loss is against pseudo-labels. A subclass writes `training_step`.
 
-    on_collapse: when the pseudo-labels go wrong, say so after the epoch (`warn`) and act after two in a row: `align` to
-    the labels' prior where no alignment is configured, `warm_up` anew and ramp lambda_u up again, or `stop` the run.
-    unlabeled_from: `own`: a head learns only from the unlabeled images that `own_places` counts as its own.
+    warm_up_epochs: labeled rows only. ramp_up: share of the steps after them in which lambda_u grows linearly from 0.
+    abc_threshold: of the pseudo-labels of the second classifier (`arch.args.head` abc), in (0, 1].
+    abc_weight: factor of its losses, at least 0; lambda_u does not change them.
+    on_collapse: what follows two epochs in a row with warnings of the collapse guard: nothing (`warn`), alignment to
+        the labels' prior where none is configured (`align`), a second warm-up (`warm_up`), the end of the run (`stop`).
+    unlabeled_from: a head learns from the unlabeled images of `all` data sets, or of its `own`: those that have a label
+        for it, and those that have none for any head.
     """
 
     trains_heads = ("plain", "abc")
@@ -44,17 +40,17 @@ class SemiSupervisedTrainer(RampUpTrainer):
         self,
         parts: Parts,
         *,
-        threshold: Threshold,
-        align: Align,
-        debias: Debias,
-        class_weight: ClassWeight,
-        lambda_u: float,
-        ramp_up: float,
-        warm_up_epochs: int,
-        abc_threshold: float,
-        abc_weight: float,
-        on_collapse: OnCollapse,
-        unlabeled_from: UnlabeledFrom,
+        threshold: Threshold = "fixed",
+        align: Align = None,
+        debias: Debias = None,
+        class_weight: ClassWeight = None,
+        lambda_u: float = 1.0,
+        ramp_up: float = 0.0,
+        warm_up_epochs: int = 0,
+        abc_threshold: float = 0.95,
+        abc_weight: float = 1.0,
+        on_collapse: Literal["warn", "align", "warm_up", "stop"] = "warn",
+        unlabeled_from: Literal["all", "own"] = "all",
     ):
         of_abc = {"threshold": abc_threshold, "weight": abc_weight}
         switches = {"threshold": threshold, "align": align, "debias": debias, "class_weight": class_weight}

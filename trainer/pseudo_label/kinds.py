@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.labeler import PseudoLabeler
 from trainer.pseudo_label.unlabeled_rows import foreign_rows, own_places, unlabeled_rows
 from utils.config import Config
-from utils.config.components import Kind
+from utils.config.components import Kind, Nested
 from utils.config.layers import is_per_head
 from utils.errors import ConfigError, check_heads
 
@@ -32,6 +32,10 @@ PSEUDO_LABEL_KINDS = {
 }
 
 Switch = dict[str, Any] | str | None
+Threshold = Annotated[dict[str, Any] | str, Nested("threshold", per_head=True)]
+Align = Annotated[Switch, Nested("align", per_head=True)]
+Debias = Annotated[Switch, Nested("debias", per_head=True)]
+ClassWeight = Annotated[Switch, Nested("class_weight", per_head=True)]
 
 
 def build_labelers(

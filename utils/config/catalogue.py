@@ -170,7 +170,9 @@ def _allow_partial_files(schema: Schema) -> None:
 def _argument_texts(target: Callable[..., Any], arguments: Collection[str]) -> dict[str, str]:
     """First sentences about arguments in a docstring: `name (type): text` or `name: text`."""
     texts: dict[str, str] = {}
-    doc = "\n".join(filter(None, [inspect.getdoc(target), inspect.getdoc(getattr(target, "__init__", None))]))
+    owners = inspect.getmro(target) if inspect.isclass(target) else (target,)
+    documented = (part for owner in owners for part in (owner, getattr(owner, "__init__", None)))
+    doc = "\n\n".join(filter(None, map(inspect.getdoc, documented)))
     lines = doc.splitlines()
     for i, line in enumerate(lines):
         found = _ARGUMENT.match(line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import inspect
+import itertools
 import json
 import sys
 import types
@@ -148,18 +149,29 @@ def describe(
 ) -> Signature:
     """The arguments that a config gives `target`: all but the `provided`, or the keyword-only ones.
 
+    keyword_only: also that `**kwargs` of a class are the keyword-only arguments of the class it extends, if it has any.
     bases: kind -> base class; a parameter that takes such objects takes components of that kind.
     """
     parameters: dict[str, Parameter] = {}
-    is_open = False
+    inherited, is_open = Signature({}), False
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            is_open = True
+            extended = _extended(target) if keyword_only else None
+            inherited = describe(extended, provided, keyword_only, bases) if extended else inherited
+            is_open = inherited.open or not inherited.parameters
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) or name in provided:
             continue
         elif parameter.kind is parameter.KEYWORD_ONLY or not keyword_only:
             parameters[name] = _describe_parameter(parameter, target, bases)
-    return Signature(parameters, is_open)
+    return Signature({**inherited.parameters, **parameters}, is_open)
+
+
+def _extended(target: Callable[..., Any]) -> type | None:
+    """The class whose constructor comes after that of the class `target`."""
+    if not inspect.isclass(target):
+        return None
+    constructors = (owner for owner in inspect.getmro(target) if "__init__" in vars(owner) and owner is not object)
+    return next(itertools.islice(constructors, 1, None), None)
 
 
 def _describe_parameter(
