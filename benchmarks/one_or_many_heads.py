@@ -29,7 +29,7 @@ sys.path.insert(0, str(PROJECT))
 from benchmarks.runs import RunFailed, Runs, stop_signals_exit  # noqa: E402
 from data_loader.age import AGE, YEARS  # noqa: E402
 from data_loader.joint import JOINT  # noqa: E402
-from data_loader.label_frame import DATA_SET, LabelFrame  # noqa: E402
+from data_loader.label_frame import LabelFrame  # noqa: E402
 from data_loader.prepare_labels import prepare_labels  # noqa: E402
 from data_loader.split import write_split  # noqa: E402
 from utils.command import exit_codes  # noqa: E402
@@ -156,8 +156,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def knowing(data_sets: Sequence[Any], frame: LabelFrame, attribute: str) -> list[Any]:
     """The data sets that have labels of the attribute."""
-    known = frame.rows.groupby(DATA_SET, sort=False)[attribute].max()
-    return [item for item in data_sets if known[item.title] >= 0]
+    parts = zip(data_sets, frame.parts(), strict=True)
+    return [data_set for data_set, part in parts if frame.knows([attribute], part)]
 
 
 def alone(config: Config, frame: LabelFrame, attribute: str) -> list[str]:
