@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Method:
-    """settings: as after -s, over the config. all_labels: with the labels that the config hides."""
+    """settings: as after -s, over the config. all_labels: with the labels that the config hides. own_trainer: nothing
+    of the config's trainer.args is kept."""
 
     title: str
     settings: tuple[str, ...] = ()
     all_labels: bool = False
     frozen: bool = False
+    own_trainer: bool = False
 
 
 # A config may have any of these, and a table that says "cross entropy" must not depend on that.
@@ -35,13 +37,7 @@ FIXMATCH = (
     "views.train=flip_translate",
     "views.weak=flip_translate",
     "views.strong=randaugment",
-    'trainer.args.threshold={"type": "fixed", "args": {"value": 0.95}}',
-    "trainer.args.align=null",
-    NO_DEBIAS,
-    "trainer.args.lambda_u=1.0",
-    "trainer.args.warm_up_epochs=0",
-    "trainer.args.ramp_up=0.0",
-    "trainer.args.on_collapse=warn",
+    'trainer.args={"threshold": {"type": "fixed", "args": {"value": 0.95}}}',  # for the rest FixMatchTrainer's defaults
 )
 PUBLISHED = (*FIXMATCH, *CROSS_ENTROPY)
 THRESHOLDS = ("flexmatch", "freematch", "softmatch", "adamatch")
@@ -57,6 +53,11 @@ LEVERS = {  # the title and what is set
 }
 ABC = ("arch.args.head=abc", "trainer.evaluation_prior=0")
 
+
+def _published(title: str, *more: str) -> Method:
+    return Method(title, (*PUBLISHED, *more), own_trainer=True)
+
+
 METHODS: dict[str, Method] = {
     "frozen": Method("logistic regression on frozen features, balanced class weights", frozen=True),
     "supervised": Method("supervised, cross entropy", (*SUPERVISED, *CROSS_ENTROPY)),
@@ -65,20 +66,23 @@ METHODS: dict[str, Method] = {
     "mean_teacher": Method(
         "mean teacher, the rest as the config", ("trainer.type=MeanTeacherTrainer", "trainer.ema=0.99", PLAIN_HEAD)
     ),
-    "published": Method("FixMatch as published", PUBLISHED),
-    "published+align": Method("published + align prior", (*PUBLISHED, "trainer.args.align=prior")),
+    "published": _published("FixMatch as published"),
+    "published+align": _published("published + align prior", "trainer.args.align=prior"),
     # The prior at evaluation is the config's wherever a network learns the odds of balanced classes.
     "published+adjusted": Method(
         "published + logit adjustment in loss and debias",
         (*FIXMATCH, *ADJUSTED, "trainer.args.debias=logit_adjustment"),
+        own_trainer=True,
     ),
-    "published+debiaspl": Method("published + debias debiaspl", (*PUBLISHED, "trainer.args.debias=debiaspl")),
+    "published+debiaspl": _published("published + debias debiaspl", "trainer.args.debias=debiaspl"),
     "published+simpro": Method(
-        "published + debias simpro", (*FIXMATCH, *CROSS_ENTROPY[:-1], "trainer.args.debias=simpro")
+        "published + debias simpro",
+        (*FIXMATCH, *CROSS_ENTROPY[:-1], "trainer.args.debias=simpro"),
+        own_trainer=True,
     ),
-    "published+abc": Method("published + head abc", (*PUBLISHED, *ABC)),
+    "published+abc": _published("published + head abc", *ABC),
     **{
-        f"published+{name}": Method(f"published + threshold {name}", (*PUBLISHED, f"trainer.args.threshold={name}"))
+        f"published+{name}": _published(f"published + threshold {name}", f"trainer.args.threshold={name}")
         for name in THRESHOLDS
     },
     "fixmatch": Method("FixMatch as the config has it", (AS_CONFIG,)),

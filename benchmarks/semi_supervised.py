@@ -82,6 +82,10 @@ def main() -> None:
         if arguments.reach is not None and not all("macro_f1" in names for names in of_heads):
             raise UserError("--reach: needs macro_f1 in the config's metrics")
         bench = Bench(base, arguments.out, environment(arguments.jobs))
+        if arguments.tta:
+            from trainer.test_time_views import choose_views  # with torch, which not every table needs
+
+            choose_views(arguments.tta)
         scoring = Scoring(_scored_split(base), arguments.last, arguments.tta, arguments.fit, arguments.reach)
         runs = plan(base, arguments.methods, arguments.labels, arguments.seeds)
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.methods import METHODS, PLAIN_HEAD
+from benchmarks.methods import METHODS, PLAIN_HEAD, SUPERVISED
 from benchmarks.runs import Runs
 from utils.config import Config, apply_overrides
 from utils.errors import ConfigError
@@ -43,10 +43,13 @@ class Bench(Runs[Run]):
         return self.configs[run]
 
     def _resolve(self, run: Run) -> Config:
-        settings = [*METHODS[run.method].settings, *self._labels(run), f"seed={run.seed}"]
+        method = METHODS[run.method]
+        settings = [*method.settings, *self._labels(run), f"seed={run.seed}"]
+        # A trainer of another type takes the arguments of this one away.
+        base = apply_overrides(self.base, SUPERVISED[:1]) if method.own_trainer else self.base
         settings += [f"name={run.folder(self.out).parent.name}", f"trainer.save_dir={json.dumps(str(self.out))}"]
         try:
-            return apply_overrides(self.base, [part for setting in settings for part in self._fitting(setting)])
+            return apply_overrides(base, [part for setting in settings for part in self._fitting(setting)])
         except ConfigError as error:
             raise ConfigError([f"method {run.method}: {problem}" for problem in error.problems]) from error
 

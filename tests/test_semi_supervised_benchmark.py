@@ -245,7 +245,9 @@ def test_every_method_goes_with_any_config(tmp_path):
 
 def test_methods_are_what_their_rows_say_whatever_the_config_has(bench):
     base = bench("out", "loss.args.class_weight=inverse", "trainer.evaluation_prior=1.0", "views.train=none")
-    base.base = apply_overrides(base.base, ['trainer.args.threshold={"type": "freematch", "args": {}}'])
+    more = ("class_weight=saw", "selective=true", "unlabeled_from=own", "abc_weight=2", "debias=debiaspl")
+    settings = ['trainer.args.threshold={"type": "freematch", "args": {}}', *(f"trainer.args.{text}" for text in more)]
+    base.base = apply_overrides(base.base, settings)
 
     def trained(method: str):
         return base.config(Run(method, 24, 7))
@@ -253,9 +255,9 @@ def test_methods_are_what_their_rows_say_whatever_the_config_has(bench):
     assert trained("adjusted").loss.type == trained("all-adjusted").loss.type == "logit_adjustment"
     published = trained("published")
     assert published.loss.args["class_weight"] is None and published.trainer.evaluation_prior == 0
-    args = published.trainer.args
-    assert (args["align"], args["debias"], args["warm_up_epochs"], args["ramp_up"]) == (None, None, 0, 0)
-    assert args["threshold"] == {"type": "fixed", "args": {"value": 0.95}}
+    fixed = {"threshold": {"type": "fixed", "args": {"value": 0.95}}}  # and what FixMatchTrainer's arguments default to
+    assert published.trainer.args == fixed
+    assert trained("published+align").trainer.args == fixed | {"align": "prior"}
     assert (published.views.train, published.views.strong) == ("flip_translate", "randaugment")
     assert trained("fixmatch").trainer.args["threshold"]["type"] == "freematch"
     assert trained("saw").loss.args["class_weight"] == "saw"
