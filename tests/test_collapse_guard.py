@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from model.loss import logit_adjustment
 from tests import conftest
 from tests.test_pseudo_label import ImbalancedData, LinearNet, start, train  # noqa: F401  (start is a fixture)
 from tests.test_training import rows, write_config
-from trainer.collapse_guard import CollapseGuard, Expected, find_collapse
+from trainer.collapse_guard import CollapseGuard, Expected, InUse, find_collapse
 from trainer.pseudo_label.kinds import build_labeler
 from utils.errors import ConfigError
 
@@ -50,8 +51,8 @@ def epoch(
         ([epoch(0.02, recall=(0.0, 1.0))], "every validation image is predicted as 'shown' while 88 % of the"),
         ([epoch(0.12, recall=(1.0, 0.0))] * 2, "every validation image is predicted as 'covered' while 12 % of the"),
         ([epoch(0.1, rate=0.0)] * 2, "no pseudo-label has been accepted for 2 epochs"),
-        ([epoch(0.12, rate=1.0)] * 2, "every pseudo-label has been accepted from the start"),
-        ([epoch(0.12, rate=1.0)] * 3, "every pseudo-label has been accepted from the start"),
+        ([epoch(0.12, rate=1.0)] * 2, "every pseudo-label has been accepted for 2 epochs"),
+        ([epoch(0.12, rate=1.0)] * 3, "every pseudo-label has been accepted for 3 epochs"),
         ([epoch(0.0)], "100 % of the accepted pseudo-labels are 'shown' while 88 % of the labels are"),
         ([epoch(0.0) | {"train/hair/predicted/shown": 0.98}], "100 % of the accepted pseudo-labels are 'shown' while"),
         ([epoch(0.05), epoch(0.011)], "99 % of the accepted pseudo-labels are 'shown' while 88 % of the labels are"),
@@ -83,12 +84,78 @@ def test_the_guard_says_what_goes_wrong_and_what_to_do(history, says):
         [epoch(0.0, rate=0.005)],
         [epoch(0.0) | {"train/hair/predicted/shown": 0.95, "train/hair/predicted/covered": 0.05}],
         [epoch(0.1, rate=0.5), epoch(0.1, rate=1.0), epoch(0.1, rate=1.0)],
+        # Shares of a few pseudo-labels are chance.
+        [epoch(1.0, accepted=1)],
+        [epoch(0.5, accepted=19)] * 2,
+        # A threshold that becomes stricter leaves the harder rows.
+        [epoch(0.12, r, x, u) for r, x, u in ((1.0, 0.3, 0.2), (1.0, 0.2, 0.28), (0.79, 0.1, 0.23))],
         # The loss over all rows rises because more of them are accepted.
         [epoch(0.12, r, x, u) for r, x, u in ((0.2, 0.3, 0.04), (0.5, 0.2, 0.08), (0.9, 0.1, 0.1))],
     ],
 )
 def test_the_guard_is_silent_about_a_healthy_run(history):
     assert find_collapse(history, len(history), HAIR) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "in_use", "advice"),
+    [
+        ([epoch(0.1, rate=0.0)] * 2, InUse("freematch", has_value=False), "raise trainer.args.warm_up_epochs"),
+        ([epoch(0.12, rate=1.0)] * 2, InUse("freematch", has_value=False), "set trainer.args.threshold to fixed"),
+        (
+            [epoch(0.001)] * 3,
+            InUse(adjusted=True),
+            "set trainer.args.threshold to freematch or lower its value",
+        ),
+        (
+            [epoch(0.001)] * 3,
+            InUse("freematch", has_value=False),
+            "set loss.type to logit_adjustment",
+        ),
+        (
+            [epoch(0.001)] * 3,
+            InUse("freematch", has_value=False, adjusted=True),
+            "lower trainer.args.lambda_u or raise trainer.args.warm_up_epochs",
+        ),
+        ([epoch(0.98)], InUse(may_align=False), "lower trainer.args.lambda_u or raise trainer.args.warm_up_epochs"),
+        (
+            [epoch(0.12, recall=(1.0, 0.0))] * 2,
+            InUse(may_align=False, adjusted=True),
+            "lower trainer.args.lambda_u or raise trainer.args.warm_up_epochs",
+        ),
+        (
+            [epoch(0.12, recall=(1.0, 0.0)) | {"train/lambda_u": 0.0}] * 2,
+            InUse(),
+            "this is not the unlabeled images', which have taught nothing: raise trainer.epochs or set loss.type to "
+            "logit_adjustment",
+        ),
+    ],
+)
+def test_the_advice_is_about_what_is_not_in_use(history, in_use, advice):
+    [sign] = find_collapse(history, len(history), {"hair": replace(HAIR["hair"], in_use=in_use)})
+    assert sign.text.endswith(f": {advice}")
+
+
+def test_the_common_class_is_not_brought_back_by_what_favours_rare_ones():
+    found = find_collapse([epoch(0.95)] * 3, 3, HAIR)
+    lost = next(sign.text for sign in found if "hardly any accepted pseudo-label has been 'shown'" in sign.text)
+    assert "logit_adjustment" not in lost
+
+
+def test_a_threshold_that_starts_open_is_no_collapse():
+    expected = {"hair": replace(HAIR["hair"], in_use=InUse("flexmatch", starts_open=True))}
+    assert find_collapse([epoch(0.12, rate=1.0)] * 2, 2, expected) == []
+    counts = torch.tensor([30.0, 70.0])
+    labeler = build_labeler(("a", "b"), counts, "flexmatch", None, "simpro", unlabeled_rows=9)
+    assert labeler.expected().in_use == InUse("flexmatch", starts_open=True, adjusted=True, may_align=False)
+    labeler = build_labeler(("a", "b"), counts, "freematch", "prior", "logit_adjustment", adjusted=True)
+    assert labeler.expected().in_use == InUse("freematch", has_value=False, adjusted=True)
+
+
+def test_a_head_without_unlabeled_rows_does_not_silence_the_others():
+    guard, heads = CollapseGuard(), {**HAIR, "age": Expected({"young": 0.5, "old": 0.5})}
+    assert [sign.head for sign in guard.observe(epoch(0.98), heads) or ()] == ["hair"]
+    assert guard.observe({"train/loss": 1.0}, heads) is None and guard.epochs == 1
 
 
 def test_the_guard_knows_alignment_and_continues_from_its_state():

@@ -23,8 +23,25 @@ _ENOUGH = 0.01
 _NO_CHANCE = (
     20  # rows that the other classes should have: under a tenth of them then comes by chance once in 10^7 times
 )
-_CLEARLY = 1.1
+_FEW = 10  # accepted pseudo-labels for each class: of fewer, shares say little
+_CLEARLY, _HARDLY = 1.1, 0.95
 _ALL, _NONE = 0.99, 0.01
+_SLOWER = "lower trainer.args.lambda_u or raise trainer.args.warm_up_epochs"
+
+
+@dataclass(frozen=True)
+class InUse:
+    """What a head has in use, so that no advice is to do what is done or cannot be done.
+
+    threshold: its name; has_value: it has an argument of that name; starts_open: it accepts everything at first, by
+    design. adjusted: the labels' distribution is taken out of the logits. may_align: debiasing goes with alignment.
+    """
+
+    threshold: str = "fixed"
+    has_value: bool = True
+    starts_open: bool = False
+    adjusted: bool = False
+    may_align: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,11 @@ class Expected:
     aligned: bool = False
     by_labels: bool = True
     labels: Mapping[str, float] | None = None
+    in_use: InUse = InUse()
+
+    @property
+    def can_align(self) -> bool:
+        return not self.aligned and self.in_use.may_align
 
 
 @dataclass(frozen=True)
@@ -66,16 +88,20 @@ def find_collapse(
     history: the values of the newest epochs with pseudo-labels (`train/loss_labeled`, `train/loss_unlabeled`,
     `train/HEAD/pass_rate`, `train/HEAD/accepted`, `train/HEAD/pseudo/CLASS`, `valid/HEAD/recall/CLASS`), oldest first;
     of them the last EPOCHS count. epochs: how many such epochs there have been. validations: the values of the newest
-    epochs that were validated, where these are not all of the history's.
+    epochs that were validated, where these are not all of the history's. A head without values in the newest epoch, as
+    none of its rows came up, is not judged.
     """
     history = history[-EPOCHS:]
     validations = history if validations is None else validations
     found = []
     for head, expected in heads.items():
-        if text := _pass_rate(history, epochs, head):
+        if not has_values(history[-1], head):
+            continue
+        of_head = [values for values in history if has_values(values, head)]
+        if text := _pass_rate(of_head, epochs, head, expected.in_use):
             found.append(Sign(f"{head}: {text}"))
         for rule in (_skew, _lost):
-            if text := rule(history, head, expected):
+            if text := rule(of_head, head, expected):
                 found.append(Sign(f"{head}: {text}", head))
         if text := _one_prediction(history[-1], validations, head, expected):
             found.append(Sign(f"{head}: {text}", head, validation=True))
@@ -84,39 +110,49 @@ def find_collapse(
     return [*found, *(Sign(text) for text in _losses(history, list(heads)))]
 
 
-def _pass_rate(history: Sequence[Mapping[str, float]], epochs: int, head: str) -> str | None:
+def has_values(values: Mapping[str, float], head: str) -> bool:
+    """Whether the head had pseudo-labels in the epoch."""
+    return f"train/{head}/pass_rate" in values
+
+
+def _pass_rate(history: Sequence[Mapping[str, float]], epochs: int, head: str, in_use: InUse) -> str | None:
     rates = [values[f"train/{head}/pass_rate"] for values in history]
     if len(rates) >= 2 and max(rates[-2:]) < _NEVER:
+        lower = "lower the value of trainer.args.threshold or " if in_use.has_value else ""
         return (
-            "no pseudo-label has been accepted for 2 epochs, so nothing is learned from the unlabeled images: lower "
-            "the value of trainer.args.threshold or raise trainer.args.warm_up_epochs"
+            "no pseudo-label has been accepted for 2 epochs, so nothing is learned from the unlabeled images: "
+            f"{lower}raise trainer.args.warm_up_epochs"
         )
-    if 2 <= epochs == len(rates) and min(rates) > _ALWAYS:
-        return (
-            "every pseudo-label has been accepted from the start, so wrong ones are learned too: raise the value of "
-            "trainer.args.threshold"
+    if 2 <= epochs == len(rates) and min(rates) > _ALWAYS and not in_use.starts_open:
+        higher = (
+            "raise the value of trainer.args.threshold" if in_use.has_value else "set trainer.args.threshold to fixed"
         )
+        return f"every pseudo-label has been accepted for {epochs} epochs, so wrong ones are learned too: {higher}"
     return None
 
 
 def _skew(history: Sequence[Mapping[str, float]], head: str, expected: Expected) -> str | None:
     """One class has taken over, or the shares have been far from the expected ones for 2 epochs."""
     shares = _shares(history[-1], head, expected)
-    if shares is None or history[-1][f"train/{head}/pass_rate"] < _ENOUGH:
+    if shares is None or history[-1][f"train/{head}/pass_rate"] < _ENOUGH or _too_few(history[-1], head, expected):
         return None
     name = _most_above(shares, expected.shares)
     taken_over = shares[name] > _TAKEN_OVER and (
         expected.shares[name] < _NOT_COMMON
         or (_pushed_out(history[-1], head, name, expected.shares[name]) and not _lost(history, head, expected))
     )
-    far = [_is_far(_shares(values, head, expected) or {}, expected.shares) for values in history[-2:]]
+    far = [
+        not _too_few(values, head, expected) and _is_far(_shares(values, head, expected) or {}, expected.shares)
+        for values in history[-2:]
+    ]
     if not taken_over and not (len(far) == 2 and all(far)):
         return None
-    if expected.aligned:
-        advice = "lower trainer.args.lambda_u or raise trainer.args.warm_up_epochs"
-    else:
-        advice = "set trainer.args.align to prior or lower trainer.args.lambda_u"
+    advice = "set trainer.args.align to prior or lower trainer.args.lambda_u" if expected.can_align else _SLOWER
     return f"{_percent(shares[name])} of the accepted pseudo-labels are '{name}' while {_of(expected, name)}: {advice}"
+
+
+def _too_few(values: Mapping[str, float], head: str, expected: Expected) -> bool:
+    return values.get(f"train/{head}/accepted", math.inf) < _FEW * len(expected.shares)
 
 
 def _pushed_out(values: Mapping[str, float], head: str, name: str, usual: float) -> bool:
@@ -138,10 +174,20 @@ def _lost(history: Sequence[Mapping[str, float]], head: str, expected: Expected)
         if usual >= _WORTH_SAYING and all(share[name] < _RARELY * usual for share in shares):
             return (
                 f"for {EPOCHS} epochs hardly any accepted pseudo-label has been '{name}' "
-                f"({_percent(shares[-1][name])} of them while {_of(expected, name)}): set trainer.args.threshold to "
-                "freematch or lower its value, or set loss.type to logit_adjustment"
+                f"({_percent(shares[-1][name])} of them while {_of(expected, name)}): "
+                f"{_for_a_lost_class(expected.in_use, usual < 1 / len(expected.shares))}"
             )
     return None
+
+
+def _for_a_lost_class(in_use: InUse, is_rare: bool) -> str:
+    lower = ["lower its value"] if in_use.has_value else []
+    if in_use.threshold != "freematch":
+        lower = ["set trainer.args.threshold to freematch", *lower]
+    advice = [" or ".join(lower)] if lower else []
+    if is_rare and not in_use.adjusted:
+        advice.append("set loss.type to logit_adjustment")
+    return ", or ".join(advice) or _SLOWER
 
 
 def _one_prediction(
@@ -155,9 +201,13 @@ def _one_prediction(
     agree = shares is not None and shares[name] > _TAKEN_OVER and values[f"train/{head}/pass_rate"] >= _ENOUGH
     if not agree and [_predicted(of_epoch, head, expected) for of_epoch in validations[-2:]] != [name] * 2:
         return None
-    advice = "raise trainer.args.warm_up_epochs, lower trainer.args.lambda_u or set loss.type to logit_adjustment"
-    if not expected.aligned:
-        advice = "set trainer.args.align to prior, raise trainer.args.warm_up_epochs or lower trainer.args.lambda_u"
+    adjust = "" if expected.in_use.adjusted else " or set loss.type to logit_adjustment"
+    if values[f"train/{head}/pass_rate"] < _NEVER or values.get("train/lambda_u") == 0:
+        advice = f"this is not the unlabeled images', which have taught nothing: raise trainer.epochs{adjust}"
+    elif expected.can_align:
+        advice = f"set trainer.args.align to prior, {_SLOWER}"
+    else:
+        advice = f"{_SLOWER.replace(' or', ',')}{adjust}" if adjust else _SLOWER
     return f"every validation image is predicted as '{name}' while {_of(expected, name)}: {advice}"
 
 
@@ -186,13 +236,15 @@ def _predicted(values: Mapping[str, float], head: str, expected: Expected) -> st
 
 def _losses(history: Sequence[Mapping[str, float]], heads: Sequence[str]) -> list[str]:
     """The unlabeled loss of an accepted pseudo-label rises while the labeled loss falls."""
-    labeled, unlabeled = [], []
+    labeled, unlabeled, rates = [], [], []
     for values in history:
-        accepted = sum(values[f"train/{head}/pass_rate"] for head in heads) / max(1, len(heads))
+        rates.append(sum(values.get(f"train/{head}/pass_rate", 0.0) for head in heads) / max(1, len(heads)))
         labeled.append(values["train/loss_labeled"])
         # Over all rows the loss rises with the pass rate, which is no fault.
-        unlabeled.append(values["train/loss_unlabeled"] / max(accepted, _NEVER))
+        unlabeled.append(values["train/loss_unlabeled"] / max(rates[-1], _NEVER))
     if len(history) < EPOCHS or not (_rises(unlabeled) and _rises(labeled[::-1])):
+        return []
+    if rates[-1] < _HARDLY * rates[0]:  # a threshold that becomes stricter
         return []
     return [
         f"the unlabeled loss per accepted pseudo-label rises ({', '.join(f'{loss:.3f}' for loss in unlabeled)}) while "
@@ -256,7 +308,7 @@ class CollapseGuard(nn.Module):
 
     def observe(self, values: Mapping[str, float], heads: Mapping[str, Expected]) -> list[Sign] | None:
         """Take in an epoch's values, once, and return what is wrong; None if the epoch had no pseudo-labels."""
-        if not all(f"train/{head}/pass_rate" in values for head in heads):
+        if not any(has_values(values, head) for head in heads):
             return None
         self.epochs += 1
         kept = {k: v for k, v in values.items() if k.startswith("train/") or "/recall/" in k}

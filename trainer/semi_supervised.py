@@ -19,6 +19,7 @@ from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.pseudo_label.show import is_due, show_panels, show_picture
 from trainer.pseudo_label.standby import stand_by
 from trainer.ramp_up import RampUpTrainer
+from utils.distributed import wait_for_all
 from utils.errors import UserError
 
 
@@ -138,8 +139,10 @@ class SemiSupervisedTrainer(RampUpTrainer):
         if had_pseudo_labels and self.world.is_main and is_due(self.epoch, self.epochs):
             show_picture(self.logger, self.classes, self.files.run_dir, self.step)
         if self.on_collapse == "stop" and self.guard.must_act and self.step < self.epochs * self.steps_per_epoch:
+            wait_for_all()
             lines = "\n  ".join(sign.text for sign in self.signs)
-            raise UserError(f"stopped after epoch {self.epoch}, as trainer.args.on_collapse asks:\n  {lines}")
+            text = f"stopped after epoch {self.epoch}, as trainer.args.on_collapse asks:\n  {lines}"
+            raise UserError(text if self.world.is_main else "")
 
     def trainer_state(self) -> nn.Module:
         return nn.ModuleDict({"labelers": self.labelers, "guard": self.guard})

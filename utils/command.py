@@ -6,8 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 from utils.errors import UserError
+
+# How torch (on CUDA and on the CPU) and OpenCV say so.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Insufficient memory")
 
 
 @contextlib.contextmanager
@@ -16,19 +20,34 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if str(error):  # of several processes one says it
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except MemoryError as error:
+        _too_large(error)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         code = getattr(error, "exit_code", None)
+        if code is None and any(text in str(error) for text in OUT_OF_MEMORY):
+            _too_large(error)
         if code is None:
             raise
         if str(error):
             print(error, file=sys.stderr)
         sys.exit(code)
+
+
+def _too_large(error: BaseException) -> NoReturn:
+    said = (str(error) or "no more memory").partition("\n")[0]
+    print(
+        f"error: this does not fit into memory ({said}): lower data_loader.batch_size or views.size; "
+        "trainer.accumulate keeps the size of a step",
+        file=sys.stderr,
+    )
+    sys.exit(2)

@@ -15,12 +15,14 @@ class Debias(nn.Module, ABC):
 
     A step calls `start_step`, `pseudo`, `update`, then `labeled` and `student`.
     soft_targets: the pseudo-labels are probabilities. adjusts_labeled: the supervised loss is adjusted here, so the
-    config's loss must not do it again. counts_labels: it needs the labels of each step per class.
+    config's loss must not do it again. counts_labels: it needs the labels of each step per class. goes_with_align: the
+    pseudo-labels may be aligned as well.
     """
 
     soft_targets = False
     counts_labels = False
     adjusts_labeled = False
+    goes_with_align = True
 
     def start_step(self) -> None:
         """Before anything else of a step."""
@@ -106,12 +108,13 @@ class simpro(Debias):
 
     tau: strength, at least 0.
     momentum: of π_u and π, in [0, 1).
-    every: steps between their updates (in the paper an epoch of 500).
+    every: steps, that is batches, between their updates (in the paper an epoch of 500).
     """
 
     soft_targets = True
     adjusts_labeled = True
     counts_labels = True
+    goes_with_align = False
 
     def __init__(self, class_counts: Tensor, *, tau: float = 1.0, momentum: float = 0.9, every: int = 20):
         super().__init__()

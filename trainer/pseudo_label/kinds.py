@@ -64,7 +64,14 @@ def build_labelers(
         of_head = of_own.get(head) if own_data_sets else None
         learned = len(rows) if of_head is None else int((of_head >= 0).sum())
         labelers[head] = build_labeler(
-            names, counts, **own, unlabeled_rows=learned, row_places=of_head, places=places, where=parts.config.where
+            names,
+            counts,
+            **own,
+            unlabeled_rows=learned,
+            row_places=of_head,
+            places=places,
+            where=parts.config.where,
+            adjusted=_adjusts(parts.config, head),
         )
         _check_loss(parts.config, head, labelers[head])
         if head in (parts.model.balanced_heads or {}):
@@ -83,11 +90,13 @@ def build_labeler(
     row_places: Tensor | None = None,
     places: Mapping[str, str] | None = None,
     where: Callable[[str], str] = str,
+    adjusted: bool = False,
 ) -> PseudoLabeler:
     """class_counts [C]: labels in use per class. A switch is a name or {"type", "args"}; null or "none" is off.
 
     unlabeled_rows: how many unlabeled rows this head learns from, for switches that need their number. row_places: as
-    `places` of PseudoLabeler. places: {kind: key of the config}, where: as Config.where, for messages.
+    `places` of PseudoLabeler. places: {kind: key of the config}, where: as Config.where, for messages. adjusted: as in
+    PseudoLabeler.
     """
     provided = {"class_counts": class_counts, "classes": len(classes), "unlabeled_rows": unlabeled_rows}
     switches = {"threshold": threshold, "align": align, "debias": debias, "class_weight": class_weight}
@@ -103,7 +112,7 @@ def build_labeler(
             modules[kind] = kinds.build(component, place, **given)
         except ConfigError as error:
             raise ConfigError(_with_source(line, place, component, where) for line in error.problems) from error
-    return PseudoLabeler(classes, class_counts, **modules, places=row_places)
+    return PseudoLabeler(classes, class_counts, **modules, places=row_places, adjusted=adjusted)
 
 
 def _with_source(line: str, place: str, component: Mapping[str, Any], where: Callable[[str], str]) -> str:
@@ -128,11 +137,14 @@ def _adjusts_logits(loss: Mapping[str, Any] | str) -> bool:
     return name == "logit_adjustment" or any(_adjusts_logits(part) for part in args.get("parts", ()))
 
 
-def _check_loss(config: Config, head: str, labeler: PseudoLabeler) -> None:
+def _adjusts(config: Config, head: str) -> bool:
+    """Whether the head's supervised loss does."""
     loss = config.loss.get(head, config.loss.get("default")) if isinstance(config.loss, dict) else config.loss
-    if labeler.debias is None or not labeler.debias.adjusts_labeled or loss is None:
-        return
-    if _adjusts_logits({"type": loss.type, "args": loss.args}):
+    return loss is not None and _adjusts_logits({"type": loss.type, "args": loss.args})
+
+
+def _check_loss(config: Config, head: str, labeler: PseudoLabeler) -> None:
+    if labeler.debias is not None and labeler.debias.adjusts_labeled and _adjusts(config, head):
         raise ConfigError(
             f"{config.where('trainer.args.debias')}: {type(labeler.debias).__name__} adjusts the labeled loss of "
             f"'{head}' itself; set loss.type to cross_entropy"

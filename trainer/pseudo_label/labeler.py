@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.collapse_guard import Expected
+from trainer.collapse_guard import Expected, InUse
 from trainer.pseudo_label.align import prior
 from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.class_weight import ClassWeighting
@@ -55,12 +55,20 @@ class PseudoLabeler(nn.Module):
         balanced: BalancedHead | None = None,
         class_weight: ClassWeighting | None = None,
         places: Tensor | None = None,
+        adjusted: bool = False,
     ):
         """places int64 [N]: of each of the run's unlabeled rows among those that this head learns from, −1 for others;
-        None for all."""
+        None for all. adjusted: the supervised loss takes the labels' distribution out of the logits."""
         super().__init__()
         self.classes, self.balanced, self.class_weight = classes, balanced, class_weight
         self.threshold, self.align, self.debias = threshold, align, debias
+        self.in_use = InUse(
+            threshold=type(threshold).__name__,
+            has_value=hasattr(threshold, "value"),
+            starts_open=threshold.starts_open,
+            adjusted=adjusted or (debias is not None and debias.adjusts_labeled),
+            may_align=debias is None or debias.goes_with_align,
+        )
         self.labeled_prior: Tensor
         self.register_buffer("labeled_prior", (class_counts / class_counts.sum()).float(), persistent=False)
         self.places: Tensor | None
@@ -189,10 +197,10 @@ class PseudoLabeler(nn.Module):
         """The class distribution that accepted pseudo-labels should have: a target that holds still, or the labels'."""
         labels = dict(zip(self.classes, self.labeled_prior.tolist()))
         if self.align is None or not self.align.on or self.align.follows_network:
-            return Expected(labels)
+            return Expected(labels, in_use=self.in_use)
         by_labels = torch.allclose(self.align.target, self.labeled_prior, atol=1e-4)
         shares = dict(zip(self.classes, self.align.target.tolist()))
-        return Expected(shares, True, by_labels, None if by_labels or self.align.given else labels)
+        return Expected(shares, True, by_labels, None if by_labels or self.align.given else labels, self.in_use)
 
     def describe(self, head: str, values: dict[str, float]) -> str:
         """One line for people about an epoch's `values`."""

@@ -19,11 +19,13 @@ class Threshold(nn.Module, ABC):
     """One head's threshold; its running state is in buffers. The trainer gives `classes` and `unlabeled_rows`.
 
     reads_labeled: it looks at the labeled rows. reads_rows: it remembers rows. weighs_all: no row has the weight 0.
+    starts_open: every row passes at first, by design.
     """
 
     reads_labeled = False
     reads_rows = False
     weighs_all = False
+    starts_open = False
 
     @abstractmethod
     def forward(self, batch: WeakBatch) -> Tensor:
@@ -77,6 +79,7 @@ class flexmatch(Threshold):
     def __init__(self, classes: int, unlabeled_rows: int, *, value: float = 0.95, thresh_warmup: bool = True):
         super().__init__()
         self.value, self.thresh_warmup = _in_unit_interval(value), thresh_warmup
+        self.starts_open = thresh_warmup
         self.stored: Tensor
         self.learned: Tensor
         self.used: Tensor
