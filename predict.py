@@ -41,10 +41,11 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.images:
         # `--resume MODEL photos/` hands everything to --resume: what is no checkpoint is a picture.
-        arguments.images = [path for path in arguments.resume if path.suffix != ".pth"]
-        arguments.resume = [path for path in arguments.resume if path.suffix == ".pth"]
+        models = [path for path in arguments.resume if path.suffix == ".pth" or (path / "checkpoints").is_dir()]
+        arguments.images = [path for path in arguments.resume if path not in models]
+        arguments.resume = models
     if not arguments.images or not arguments.resume:
-        parser.error("name at least one checkpoint (.pth) and one image or folder")
+        parser.error("name at least one checkpoint (.pth, or a run folder) and one image or folder")
     return arguments
 
 

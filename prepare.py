@@ -177,6 +177,8 @@ def run_males(args: argparse.Namespace) -> None:
     from utils.device import choose_device
 
     classifier = None
+    if args.checkpoint is None and (args.head is not None or args.threshold != 0.5):
+        raise UserError("--head and --threshold are about a classifier; name it with --checkpoint")
     if args.checkpoint is not None:
         classifier = open_classifier(args.checkpoint, args.head, args.classes, choose_device(args.device))
     males = find_males(args.root, args.attribute, classifier, args.threshold, _progress("classifying"))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from utils.command import exit_codes
+from utils.files import check_output
 from utils.folds import load_fold_config
 from utils.run_folder import run_name
 
@@ -22,16 +23,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
     parser.add_argument(
-        "-s",
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a config key, e.g. -s trainer.epochs=3",
+        "-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="such as trainer.epochs=3"
     )
     parser.add_argument("--run-id", type=run_name, metavar="ID", help="name of the run's folder (default: the time)")
-    parser.add_argument("--check", action="store_true", help="load and try everything, write nothing, and stop")
-    parser.add_argument(
+    check = parser.add_mutually_exclusive_group()
+    check.add_argument("--check", action="store_true", help="load and try everything, make no run, and stop")
+    check.add_argument(
         "--check-resume", action="store_true", help="prove that stop and resume changes nothing, and stop"
     )
     parser.add_argument(
@@ -54,6 +51,8 @@ def main() -> None:
         if arguments.resume in (None, "auto"):
             # Before torch is imported: a mistake in the file is told within a second.
             config = load_fold_config(arguments.config, arguments.set, arguments.folds)
+            if not arguments.check_resume:
+                check_output(Path(config.trainer.save_dir), config.where("trainer.save_dir"), folder=True)
 
         from trainer import session
 

@@ -158,7 +158,7 @@ class BaseTrainer(ABC):
             mean = loss if accumulate == 1 else loss / accumulate
             self.scaler.scale(mean).backward()
         if not finite.result():
-            self._stop_non_finite(batch, float(loss))
+            self._stop_non_finite(batch, loss.item())
         self.sums.add({"mean/loss": mean})
         return loss.detach()
 

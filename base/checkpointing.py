@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from utils.files import atomic_path
 
 
 class RunFiles:
-    """run_dir: saved/NAME/RUN_ID."""
+    """run_dir: saved/NAME/RUN_ID, locked by this process."""
 
     def __init__(self, run_dir: Path, config: Config):
         self.run_dir, self.config = run_dir, config
         self.last = run_dir / "checkpoints" / "last.pth"
         self.best = run_dir / "checkpoints" / "best.pth"
+        for unfinished in run_dir.glob("checkpoints/.tmp-*"):  # of a process that was killed
+            unfinished.unlink(missing_ok=True)
 
     def save_last(self, state: dict[str, Any], best: bool = False) -> None:
         """Write last.pth, and before it best.pth where these are one: a run that is killed between the two repeats the
@@ -37,4 +40,4 @@ class RunFiles:
         return source
 
     def resume_command(self) -> str:
-        return f"python train.py -r {self.last}"
+        return shlex.join(["python", "train.py", "-r", str(self.last)])

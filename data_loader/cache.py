@@ -171,11 +171,16 @@ def _complete(
     return store.open(keys)
 
 
-def _for_all(work: Callable[[int], None], rows: Sequence[int], name: str) -> None:
+def read_all(files: Sequence[Path], size: tuple[int, int]) -> None:
+    """Raises UserError naming the files that `read_image` refuses (the first five of them)."""
+    _for_all(lambda row: read_image(files[row], size), range(len(files)), "checking")
+
+
+def _for_all(work: Callable[[int], object], rows: Sequence[int], name: str) -> None:
     _raise(list(_problems(work, rows, name, len(rows)).values()))
 
 
-def _problems(work: Callable[[int], None], rows: Sequence[int], name: str, total: int) -> dict[int, str]:
+def _problems(work: Callable[[int], object], rows: Sequence[int], name: str, total: int) -> dict[int, str]:
     """work(row) for all rows, in threads (OpenCV and reading files let others run); the UserErrors met, by row."""
 
     def attempt(row: int) -> str | None:

@@ -59,7 +59,9 @@ def _parse(text: str, rows: pd.DataFrame, key: str) -> tuple[ast.Expression, dic
         if isinstance(node, ast.Name):
             column = columns.setdefault(node.id, node.id)
             if column not in rows.columns:
-                raise UserError(f"{key}: '{text}': no column '{column}'{did_you_mean(column, rows.columns)}")
+                raise UserError(
+                    f"{key}: '{text}': no column '{column}'{did_you_mean(column, rows.columns)}; text goes in quotes"
+                )
     return tree, columns
 
 

@@ -113,16 +113,19 @@ def make_fold_split(
     return pd.Series(split, index=frame.rows.index, name="split", dtype=object)
 
 
+_SPLIT_COLUMN = "dataset: the column that says the split (dataset.args.split, or 'split')"
+
+
 def _given_split(frame: LabelFrame) -> pd.Series:
     """The reader's column `split` in our words; blank rows follow their group."""
     cells = frame.rows["split"].fillna("").astype(str).str.strip().str.lower()
     unknown = sorted(set(cells) - set(_SPELLINGS) - {""})
     if unknown:
-        raise UserError(f"column 'split': unknown value '{unknown[0]}'{did_you_mean(unknown[0], SIDES)}")
+        raise UserError(f"{_SPLIT_COLUMN}: unknown value '{unknown[0]}'{did_you_mean(unknown[0], SIDES)}")
     split = cells.map(_SPELLINGS).rename("split")
     blank = int((split.isna() & frame.labeled).sum())
     if blank:
-        raise UserError(f"column 'split': {blank:,} labeled rows are blank; expected train, valid or test")
+        raise UserError(f"{_SPLIT_COLUMN}: {blank:,} labeled rows are blank; expected train, valid or test")
     known = split.notna()
     followed = dict(zip(frame.rows["group"][known], split[known]))
     return split.fillna(frame.rows["group"].map(followed)).fillna("train").rename("split")

@@ -151,8 +151,9 @@ def _composed(transforms: list[Any]) -> list[A.Compose]:
 
 
 def view_problems(spec: Spec, size: tuple[int, int], where: str) -> list[str]:
-    """What is wrong with a view that is known to name existing transforms, one line each."""
+    """What is wrong with a view that is known to name existing transforms, one line each; each is tried on an image."""
     problems = []
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for i, transform in enumerate(_steps(spec, size)):
         if callable(transform):
             continue
@@ -161,7 +162,22 @@ def view_problems(spec: Spec, size: tuple[int, int], where: str) -> list[str]:
             problems.append(f"{where}[{i}].type: leave {name} out; views.normalize does it on the device")
             continue
         try:
-            TRANSFORMS.build(transform, f"{where}[{i}]")
+            built = TRANSFORMS.build(transform, f"{where}[{i}]")
         except ConfigError as error:
             problems += error.problems
+            continue
+        built.p = 1.0
+        try:
+            changed = A.Compose([built])(image=image)["image"]
+        except Exception as error:  # whatever a transform of the library raises
+            said = str(error).partition("\n")[0]
+            return [*problems, f"{where}[{i}]: {name} fails on an image of {_size_of(image)} (views.size): {said}"]
+        if changed.dtype != np.uint8 or changed.shape[2:] != (3,):
+            kind = f"{changed.dtype} [{', '.join(map(str, changed.shape))}]"
+            return [*problems, f"{where}[{i}]: {name} gives {kind}; a view must give uint8 [height, width, 3]"]
+        image = changed
     return problems
+
+
+def _size_of(image: np.ndarray) -> str:
+    return f"{image.shape[0]} x {image.shape[1]} pixels"

@@ -19,8 +19,9 @@ import torch
 
 from base.base_trainer import BaseTrainer
 from base.parts import Parts
-from trainer.build import build_optimizer, build_scheduler
 from trainer.components import KINDS
+from trainer.optimizer import build_optimizer
+from trainer.schedule import build_scheduler
 from utils.config import Component, config_from_dict
 from utils.distributed import World
 

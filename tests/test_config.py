@@ -418,7 +418,7 @@ def test_mistakes_are_all_said_at_once_without_the_classes(folder, schema_file, 
     assert sorted(problems(load_config, write(tree), catalogue=schema_file)) == sorted(messages)
 
 
-def test_unknown_types_are_found_by_the_classes(folder, schema_file):
+def test_unknown_types_are_found_by_the_classes_and_by_the_catalogue(folder, schema_file):
     tree = changed(
         optimizer__type="Adan",
         metrics=["acuracy"],
@@ -427,14 +427,19 @@ def test_unknown_types_are_found_by_the_classes(folder, schema_file):
         trainer__args={"threshold": "fixd", "align": "none"},
         trainer__monitor="max valid/acuracy",
     )
-    config = load_config(write(tree), catalogue=schema_file)  # the user's own code may have them
-    assert config_problems(config, KINDS) == [
+    found = [
         X + "views.weak: no preset 'ligth'; did you mean 'light'?",
         X + "views.strong[0]: no transform 'HorizontalFlp'; did you mean 'HorizontalFlip'?",
         X + "metrics[0]: no metric 'acuracy'; did you mean 'accuracy'?",
         X + "optimizer.type: no optimizer 'Adan'; did you mean 'Adam'?",
         X + "trainer.args.threshold: no threshold 'fixd'; did you mean 'fixed'?",
     ]
+    assert config_problems(load_config(write(tree), catalogue=None), KINDS) == found
+    assert sorted(problems(load_config, write(tree), catalogue=schema_file)) == sorted(found)
+    # A name that our sources have may be a type that is younger than the catalogue.
+    new = changed(optimizer__type="is_named_in_sources")
+    [message] = config_problems(load_config(write(new), catalogue=schema_file), KINDS)
+    assert message == X + "optimizer.type: no optimizer 'is_named_in_sources'"
 
 
 def test_classes_and_catalogue_say_the_same(folder, schema_file):
@@ -596,7 +601,7 @@ def test_mistakes_in_several_data_sets(folder, schema_file):
     ):  # fmt: skip
         found = problems(load_config, path, [override], catalogue=schema_file)
         assert any(message in line for line in found), (override, found)
-    unknown = config_problems(load_config(path, ["dataset.1.type=Fcaes"], catalogue=schema_file), KINDS)
+    unknown = problems(load_config, path, ["dataset.1.type=Fcaes"], catalogue=schema_file)
     assert "dataset[1].type: no dataset 'Fcaes'; did you mean 'Faces'?" in unknown[0]
 
 

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
+from base.checkpointing import RunFiles
+from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 from utils.files import atomic_path, atomic_write, check_output, sha256_of
 
@@ -53,6 +56,34 @@ def test_content_is_synced_before_the_name_and_the_folder_after(
     monkeypatch.setattr(os, "replace", seen_replace)
     atomic_write(folder / "last.pth", b"x")
     assert order == ["fsync last.pth", "replace", "fsync folder"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_a_message_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, {"config": "{}"})
+    before = path.read_bytes()
+    for write in (lambda: _fill(path), lambda: save_checkpoint(path, {"config": _Full()})):
+        with pytest.raises(UserError, match=r"last.pth: cannot be written \(.*MiB are free there"):
+            write()
+        assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.pth"]
+
+
+def _fill(path: Path) -> None:
+    with atomic_path(path), open("/dev/full", "wb") as full:
+        full.write(b"x")
+
+
+class _Full:
+    """As torch's writer says it."""
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 161536 vs 161424")
+
+
+def test_the_command_that_continues_a_run_can_be_pasted(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path / "läufe 1" / "it's", config=None)  # type: ignore[arg-type]
+    assert shlex.split(files.resume_command()) == ["python", "train.py", "-r", str(files.last)]
 
 
 def test_sha256_of(tmp_path: Path) -> None:

@@ -418,3 +418,17 @@ def test_label_csv_reads_several_attributes(tmp_path):
 )
 def test_label_csv_refuses_what_does_not_fit(tmp_path, text, arguments, message):
     assert message in refused(LabelCSV, **csv_set(tmp_path, text), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("path;hair\na.png;red\n", "t.csv: the cells are separated by ';'; save the table with commas"),
+        ("path\thair\na.png\tred\n", r"t.csv: the cells are separated by '\\t'; save the table with commas"),
+        ("path,hair, hair\na.png,red,blue\n", "t.csv: two columns are called 'hair'"),
+    ],
+)
+def test_tables_that_would_be_misread(tmp_path: Path, text: str, says: str):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=says):
+        LabelCSV(str(tmp_path), "t.csv", ["hair"])

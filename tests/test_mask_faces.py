@@ -165,6 +165,7 @@ def test_both_roots_give_the_same_frame(tmp_path: Path):
     competition(tmp_path / "data" / "train")
     inner, outer = MaskFaces(str(tmp_path / "data" / "train")), MaskFaces(str(tmp_path / "data"))
     assert same(inner, outer) and inner.root == outer.root == tmp_path / "data" / "train"
+    (tmp_path / "data" / "eval" / "images").mkdir(parents=True)
     assert f"did you mean '{tmp_path / 'data' / 'train'}'" in refused(MaskFaces, str(tmp_path))
     (tmp_path / "data" / "images").mkdir()
     assert "name one" in refused(MaskFaces, str(tmp_path / "data"))

@@ -69,6 +69,36 @@ def cases(faces: Path) -> dict[str, tuple[dict, list[str]]]:
             ["tiny.json: labels.train.age_boundaries: expected rising ages"],
         ),
         "weights file": ({"arch": {"args": {"backbone": "resnet18", "weights": "no.pth"}}}, ["no.pth"]),
+        "crop larger than the image": (
+            {"views": {"weak": [{"type": "CenterCrop", "args": {"height": 350, "width": 250}}]}},
+            ["tiny.json: views.weak[0]: CenterCrop fails on an image of 32 x 32 pixels (views.size)", "350"],
+        ),
+        "view that needs more than an image": (
+            {"views": {"eval": ["HorizontalFlip", "HistogramMatching"]}},
+            ["tiny.json: views.eval[1]: HistogramMatching fails", "hm_metadata"],
+        ),
+        "one channel": (
+            {"views": {"eval": [{"type": "ToGray", "args": {"num_output_channels": 1}}]}},
+            ["tiny.json: views.eval[0]: ToGray gives uint8 [32, 32]"],
+        ),
+        "plateau by step": (
+            {"lr_scheduler": {"type": "ReduceLROnPlateau", "args": {}}},
+            ["tiny.json: lr_scheduler.interval: ", 'set it to "epoch"'],
+        ),
+        "refused by the schedule's step": (
+            {"lr_scheduler": {"type": "StepLR", "args": {"step_size": 0}}},
+            ["tiny.json: lr_scheduler.args: StepLR with these args cannot work"],
+        ),
+        "labels of one class": ({"labels": {"filters": ["hue == 'red'"]}}, ["hue: all 24 training labels are 'red'"]),
+        "warm-up": (
+            {"trainer": {"args": {"warm_up_epochs": -1}}},
+            ["tiny.json: trainer.args.warm_up_epochs: expected a number of at least 0, got -1"],
+        ),
+        "unwritable": ({"trainer": {"save_dir": "/proc/saved"}}, ["tiny.json: trainer.save_dir", "in /proc"]),
+        "does not fit": (
+            {"data_loader": {"batch_size": 10**6}, "views": {"size": 512}},
+            ["does not fit into memory", "lower data_loader.batch_size"],
+        ),
         "device": ({}, ["-d cuda:7"]),
     }
 
@@ -128,3 +158,36 @@ def test_outputs_that_cannot_be_written_are_told_before_the_work(tmp_path, tiny_
         assert (done.code, done.err) == (2, f"error: --out {file}: is a file; name a folder\n")
     done = in_process("train.py", "-c", str(config), "-s", f"split.from={folder}")
     assert done.code == 2 and "is a folder; expected the split.csv of a run" in done.err, done.err
+
+
+def test_only_the_newest_checkpoint_of_a_run_continues_it(tmp_path, tiny_faces, in_process):
+    """best.pth or model.pth would silently take the run back and overwrite what followed."""
+    config = write_config(tmp_path, tiny_faces)
+    short = ["-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}", "-s", "trainer.steps_per_epoch=1"]
+    assert in_process("train.py", "-c", str(config), *short, "--run-id", "a", "-s", "trainer.keep_last=3").code == 0
+    run_dir = tmp_path / "saved" / "tiny" / "a"
+    before = (run_dir / "metrics.csv").read_bytes()
+    older = run_dir / "checkpoints" / "last-2.pth"
+    done = in_process("train.py", "-r", str(older), "-s", "trainer.epochs=6")
+    assert done.code == 2 and f"{older}: is of epoch 3, but its run has come to epoch 4" in done.err, done.err
+    assert f"-r {run_dir}" in done.err and (run_dir / "metrics.csv").read_bytes() == before
+    several = in_process("train.py", "-r", str(run_dir.parent))
+    assert several.code == 2 and f"is a folder of runs; name one: {run_dir}" in several.err
+    other = in_process("test.py", "--resume", str(run_dir), "-s", "arch.args.backbone=resnet18")
+    assert other.code == 2 and "holds another network; leave out arch.args.backbone" in other.err, other.err
+    (run_dir / "checkpoints" / "last.pth").write_bytes(b"PK torn")
+    (run_dir / "checkpoints" / ".tmp-0123-best.pth").write_bytes(b"")
+    assert in_process("train.py", "-r", str(run_dir)).code == 0
+    assert not list(run_dir.rglob(".tmp-*")) and (run_dir / "metrics.csv").read_bytes() != b""
+
+
+def test_predict_takes_a_run_folder_and_names_all_files_that_are_no_images(tmp_path, tiny_faces, in_process):
+    config = write_config(tmp_path, tiny_faces)
+    short = ["-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}", "-s", "trainer.steps_per_epoch=1"]
+    assert in_process("train.py", "-c", str(config), *short, "--run-id", "a", "-s", "trainer.epochs=1").code == 0
+    run_dir, out = str(tmp_path / "saved" / "tiny" / "a"), tmp_path / "p.csv"
+    for name in ("003.png", "005.png"):
+        (tiny_faces / "images" / name).write_bytes(b"not a picture")
+    done = in_process("predict.py", "--out", str(out), "--resume", run_dir, str(tiny_faces / "images"))
+    assert done.code == 2 and "003.png: cannot be decoded" in done.err and "005.png: cannot be" in done.err, done.err
+    assert not out.exists()

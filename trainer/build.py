@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
-from base.parts import Loss, Metric, Parts, Scheduler, TrainingData
+from base.parts import Loss, Metric, Parts, TrainingData
 from base.scoring import Normalize
 from data_loader.cache import open_images
 from data_loader.data_sets import label_table
@@ -21,13 +20,14 @@ from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
 from trainer.optimizer import build_optimizer
+from trainer.schedule import build_scheduler, check_schedule_reaches, warm_up_notes
 from trainer.speed import check_threads, choose_speed, compiler_problem
 from trainer.workers import choose_workers
 from utils.config import Component, Config, says_where
 from utils.config.schema import Speed
 from utils.device import choose_dtype
 from utils.distributed import World
-from utils.errors import ConfigError, did_you_mean
+from utils.errors import ConfigError, UserError, did_you_mean
 from utils.memory import keep_freed_memory
 from utils.random_state import seed_everything
 
@@ -63,6 +63,7 @@ def build_trainer(
     labels = prepare_labels(config, split, tell=tell)
     streams = getattr(KINDS["trainer"].find(config.trainer.type, config.where("trainer.type")), "streams")  # noqa: B009
     _check_heads(config, labels)
+    without = _check_classes(labels)
     data = FaceData(config, labels, open_run_images(config, labels, tell), streams, device, world)
     model = build_model(config, {head: len(names) for head, names in data.classes.items()}, state is None)
     model = model.to(device)
@@ -102,7 +103,7 @@ def build_trainer(
     _try_batch(trainer)
     if state is not None:
         trainer.load_state_dict(state)
-        _check_schedule_reaches(trainer)
+        check_schedule_reaches(trainer)
     measured = choose_speed(trainer, config.trainer.precision) if config.trainer.speed == "auto" else []
     if config.data_loader.num_workers == "auto" and batches is data:
         measured += choose_workers(trainer, data)
@@ -110,9 +111,10 @@ def build_trainer(
     notes = [
         *labels.frame.history,
         *describe_split(labels),
+        *without,
         *data.notes,
         model.summary(),
-        *_warm_up_notes(config, trainer),
+        *warm_up_notes(config, trainer),
         *([weights.line()] if weights else []),
     ]
     if is_frozen(model) and config.data_loader.feature_views is None:
@@ -143,46 +145,6 @@ def choose_normalization(config: Config, model: Any) -> tuple[tuple[float, ...],
     if isinstance(wanted, str):
         return NORMALIZATIONS[wanted]
     return tuple(wanted.mean), tuple(wanted.std)
-
-
-def build_scheduler(config: Config, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
-    """The length of the run is filled in where a schedule has `total_steps` and the config does not say."""
-    if config.lr_scheduler is None:
-        return None
-    args = {**config.lr_scheduler.args, **_shorter_warm_up(config, steps_per_epoch)}
-    parameters = inspect.signature(
-        KINDS["lr_scheduler"].find(config.lr_scheduler.type, config.where("lr_scheduler"))
-    ).parameters
-    if "total_steps" in parameters and not args.get("total_steps"):
-        args["total_steps"] = _length(config, steps_per_epoch)
-    if config.lr_scheduler.type == "ReduceLROnPlateau":
-        args.setdefault("mode", config.trainer.monitor.split()[0])
-    component = Component(type=config.lr_scheduler.type, args=args)
-    return Scheduler(
-        KINDS["lr_scheduler"].build(component, config.where("lr_scheduler"), optimizer=optimizer),
-        config.lr_scheduler.interval,
-    )
-
-
-def _length(config: Config, steps_per_epoch: int) -> int:
-    """Of the run, in the schedule's interval."""
-    by_step = config.lr_scheduler is not None and config.lr_scheduler.interval == "step"
-    return config.trainer.epochs * (steps_per_epoch if by_step else 1)
-
-
-def _shorter_warm_up(config: Config, steps_per_epoch: int) -> dict[str, int]:
-    """{"warm_up": all steps} where the run, say one epoch or one of few images, has fewer than that."""
-    schedule, length = config.lr_scheduler, _length(config, steps_per_epoch)
-    if schedule is None or schedule.args.get("total_steps") or length >= schedule.args.get("warm_up", 0):
-        return {}
-    return {"warm_up": length}
-
-
-def _warm_up_notes(config: Config, trainer: BaseTrainer) -> list[str]:
-    """About a run that is shorter than its warm-ups."""
-    shorter = _shorter_warm_up(config, trainer.steps_per_epoch)
-    lines = [f"warning: lr_scheduler.args.warm_up: the run has {n} steps, so it is {n}" for n in shorter.values()]
-    return [*lines, *getattr(trainer, "notes", ())]
 
 
 def describe_split(labels: Labels) -> list[str]:
@@ -240,16 +202,22 @@ def _check_heads(config: Config, labels: Labels) -> None:
         raise ConfigError(f"{config.where('loss')}: the weight of every head is 0, so that nothing would be learned")
 
 
-def _check_schedule_reaches(trainer: BaseTrainer) -> None:
-    """A schedule of fixed length (OneCycleLR) keeps the length that it was saved with."""
-    scheduler = trainer.parts.scheduler
-    length = getattr(scheduler.scheduler, "total_steps", None) if scheduler is not None else None
-    ticks = trainer.epochs * (trainer.steps_per_epoch if scheduler and scheduler.interval == "step" else 1)
-    if length is not None and ticks > length:
-        raise ConfigError(
-            f"trainer.epochs: {trainer.epochs} is more than the schedule of this run has; "
-            f"{trainer.config.lr_scheduler.type if trainer.config.lr_scheduler else ''} cannot be made longer"
-        )
+def _check_classes(labels: Labels) -> list[str]:
+    """Warnings about classes without a training label. Raises UserError for a head that has labels of one class only,
+    since a run on it would look perfect and learn nothing."""
+    warnings = []
+    for head, names in labels.frame.classes.items():
+        values = labels.frame.rows.loc[labels.split == "train", head]
+        missing = [name for number, name in enumerate(names) if not (values == number).any()]
+        if len(missing) == len(names) - 1:
+            only = next(name for name in names if name not in missing)
+            raise UserError(
+                f"{head}: all {int((values >= 0).sum()):,} training labels are '{only}', so there is nothing to tell "
+                "apart; look at labels.filters, labels.merge, labels.labeled and the table of labels"
+            )
+        if missing and len(missing) < len(names):
+            warnings.append(f"warning: {head}: no label to train with is of class {', '.join(map(repr, missing))}")
+    return warnings
 
 
 def _try_batch(trainer: BaseTrainer) -> None:

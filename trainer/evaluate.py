@@ -74,13 +74,20 @@ def load_for_evaluation(
     if not classes:
         raise UserError(f"{path}: holds a backbone trained without labels and no classifier; see arch.args.weights")
     model = build_model(config, {head: len(names) for head, names in classes.items()}, load_weights=False)
-    model.load_state_dict(state["ema"]["model"] if state["ema"] else state["model"])
+    try:
+        model.load_state_dict(state["ema"]["model"] if state["ema"] else state["model"])
+    except RuntimeError as error:
+        network = [line for line in changed if line.startswith("arch.")]
+        if not network:
+            raise
+        raise UserError(f"{path}: holds another network; leave out {', '.join(network)} (-s or -c)") from error
     log_prior = state.get("log_prior") or {head: [0.0] * len(names) for head, names in classes.items()}
     strength = config.trainer.evaluation_prior
     offsets = {head: strength * torch.tensor(p, dtype=torch.float64, device=device) for head, p in log_prior.items()}
-    run_dir = Path(config.trainer.save_dir) / state["run"]
-    if not run_dir.is_dir():
-        run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    run_dir = path.parent.parent
+    if path.parent.name != "checkpoints":  # a copy, such as saved/model.pth; save_dir may be relative to another folder
+        places = (Path(config.trainer.save_dir) / state["run"], path.parent / state["run"])
+        run_dir = next((place for place in places if place.is_dir()), path.parent)
     lay_out(model.to(device), torch.channels_last)
     return Loaded(path, config, model.eval(), classes, state["normalization"], offsets, state["data"], run_dir)
 

@@ -114,7 +114,8 @@ def _ours(loaded: Loaded, head: str | None, device: torch.device) -> Classifier:
     fitting = [name for name, found in columns.items() if found and head in (None, name)]
     if not fitting:
         heads = "; ".join(f"{name}: {', '.join(classes[:6])}" for name, classes in loaded.classes.items())
-        raise UserError(f"--checkpoint {loaded.path}: no class is called '{MALE}' ({heads})")
+        option = f"--checkpoint {loaded.path}" if head is None else f"--head {head}"
+        raise UserError(f"{option}: no class is called '{MALE}' ({heads})")
 
     def classify(files: Sequence[Path]) -> np.ndarray:
         images = Decoder(files, loaded.config.views.shape)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from base.base_dataset import Batch, checked
-from data_loader.cache import Decoder, Images
+from data_loader.cache import Decoder, Images, read_all
 from data_loader.dataset import FaceDataset
 from data_loader.sampler import EvaluationSampler
 from data_loader.views import View
@@ -71,7 +71,11 @@ def predict_files(ensemble: Ensemble, files: Sequence[Path], device: torch.devic
     for path in ensemble.paths:
         loaded = load_for_evaluation(path, device)
         images = Decoder(files, loaded.config.views.shape)
-        predictions.append(head_predictions(loaded, images, len(files), device, ensemble.views))
+        try:
+            predictions.append(head_predictions(loaded, images, len(files), device, ensemble.views))
+        except UserError:
+            read_all(files, loaded.config.views.shape)  # says of all files what this said of the first
+            raise
     rows = pd.DataFrame({"path": [str(file) for file in files], "split": ""})
     table = prediction_table(rows, ensemble.answer(predictions))
     return table.drop(columns=[c for c in table if c == "split" or str(c).endswith("/label")])

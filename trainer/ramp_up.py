@@ -11,6 +11,7 @@ from torch import Tensor
 
 from base.parts import Parts
 from trainer.supervised import SupervisedTrainer
+from utils.errors import ConfigError
 
 
 class RampUpTrainer(SupervisedTrainer):
@@ -26,8 +27,12 @@ class RampUpTrainer(SupervisedTrainer):
     }
 
     def __init__(self, parts: Parts, *, lambda_u: float, ramp_up: float, warm_up_epochs: int):
-        if lambda_u < 0 or not 0 <= ramp_up <= 1 or warm_up_epochs < 0:
-            raise ValueError("lambda_u and warm_up_epochs must be ≥ 0 and ramp_up in [0, 1]")
+        values = {"lambda_u": lambda_u, "ramp_up": ramp_up, "warm_up_epochs": warm_up_epochs}
+        for name, value in values.items():
+            if value < 0 or (name == "ramp_up" and value > 1):
+                limit = "from 0 to 1" if name == "ramp_up" else "of at least 0"
+                place = parts.config.where(f"trainer.args.{name}")
+                raise ConfigError(f"{place}: expected a number {limit}, got {value}")
         super().__init__(parts)
         self.lambda_u, self.ramp_up = lambda_u, ramp_up
         self.notes = self._notes_about(warm_up_epochs)

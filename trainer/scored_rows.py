@@ -81,7 +81,12 @@ def common_rows(models: Sequence[tuple[Trained, Labels]], split: str) -> tuple[l
         labeled |= (labels.frame.rows[list(model.classes)].iloc[rows] >= 0).any(axis=1).to_numpy()
     if not labeled.any():
         names = ", ".join(str(model.path) for model, _ in models)
-        raise UserError(f"{names}: there is no labeled image in the split '{split}'{' of all' * (len(models) > 1)}")
+        strange = ""
+        if not first_labels.frame.rows["path"].isin(first.data["path"]).any():
+            folders = ", ".join(map(str, first_labels.frame.folders.values()))
+            strange = f"; it was trained on none of the images in {folders}: score them with --split all"
+        of_all = " of all" * (len(models) > 1)
+        raise UserError(f"{names}: there is no labeled image in the split '{split}'{of_all}{strange}")
     most = max(len(rows) for rows in chosen)
     if len(shared) < most:
         notes.append(f"the checkpoints have different images in '{split}'; scored are the {len(shared):,} of all")

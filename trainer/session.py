@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from logger.run_logger import RunLogger
 from trainer.build import Built, build_trainer
 from trainer.components import check_components
 from trainer.speed import adopt
-from utils.checkpoint import load_newest
+from utils.checkpoint import DamagedCheckpoint, load_newest
 from utils.config import Config, apply_overrides, config_from_dict, differences
 from utils.device import choose_device
 from utils.distributed import World, is_main_process, join_world, wait_for_all
@@ -127,6 +128,7 @@ def _start_or_continue(
     wanted = adopt(config or apply_overrides(stored, overrides, config_file), stored)
     _refuse_changes(stored, wanted)
     run_dir = _run_dir_of(used, wanted, state)
+    _refuse_rewinding(used, run_dir, state)
     if run_id is not None and run_id != run_dir.name:
         raise UserError(f"--run-id {run_id}: {path} continues the run '{run_dir.name}'")
     if is_main_process():
@@ -147,6 +149,23 @@ def _run_dir_of(path: Path, config: Config, state: dict[str, Any]) -> Path:
     if not run_dir.is_dir():
         raise UserError(f"{path}: its run folder {run_dir} is not there; continue from a checkpoint in a run folder")
     return run_dir
+
+
+def _refuse_rewinding(path: Path, run_dir: Path, state: dict[str, Any]) -> None:
+    """Raises UserError if the run has come further than this checkpoint, since continuing would drop what followed."""
+    last = run_dir / "checkpoints" / "last.pth"
+    if path == last or not last.exists():
+        return
+    try:
+        newest, newer, _ = load_newest(last)
+    except DamagedCheckpoint:
+        return
+    if newest["step"] > state["step"]:
+        raise UserError(
+            f"{path}: is of epoch {state['epoch']}, but its run has come to epoch {newest['epoch']} ({newer}); "
+            f"continue that with -r {shlex.quote(str(run_dir))}, or start a new run from these weights: "
+            f"-s arch.args.weights={shlex.quote(str(path))}"
+        )
 
 
 def _unfinished(config: Config) -> Path | None:

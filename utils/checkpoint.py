@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, cannot_write
 
 FORMAT = 1
 
@@ -29,7 +29,10 @@ def save_checkpoint(path: Path, content: dict[str, Any], keep: int = 1) -> None:
     """Write `content` to `path` atomically; the `keep` - 1 files before it stay as NAME-1.pth, NAME-2.pth, …"""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+        try:
+            torch.save({"format": FORMAT, **content}, temporary)
+        except RuntimeError as error:  # torch's writer says so of a full disk
+            raise cannot_write(path, error) from error
         _rotate(path, keep)
 
 
@@ -107,4 +110,7 @@ def load_newest(path: Path) -> tuple[dict[str, Any], Path, list[str]]:
             return load_checkpoint(candidate), candidate, problems
         except DamagedCheckpoint as error:
             problems.append(str(error))
+    best = path.with_name("best.pth")
+    if best != path and best.exists():
+        problems.append(f"there is still {best}")
     raise DamagedCheckpoint("\n".join(problems))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +23,11 @@ def check_output(path: Path, option: str, folder: bool = False) -> None:
     there = next(place for place in (path, *path.absolute().parents) if place.exists() and (folder or place != path))
     if not there.is_dir():
         raise UserError(f"{option} {path}: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {path}: nothing can be written in {there}")
+    try:  # as the permissions of a folder do not tell on every file system, nor to every user
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {path}: nothing can be written in {there} ({error.strerror})") from error
 
 
 @contextlib.contextmanager
@@ -31,7 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The content is on disk before the name is: fsync, rename, fsync of the folder. If the block raises, the temporary
     file is removed and an existing `path` stays as it was. The suffix is kept, because numpy, OpenCV and PIL go by it.
-    Raises UserError if `path` is a folder.
+    Raises UserError if `path` is a folder or cannot be written, such as on a full disk.
     """
     path = Path(path)
     if path.is_dir():
@@ -41,12 +46,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         _fsync(temporary, os.O_RDWR)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (error.filename is None or Path(error.filename) == temporary):
+            raise cannot_write(path, error) from error
         raise
     # Windows and some network file systems cannot open or sync a folder; the rename itself is done by then.
     with contextlib.suppress(OSError):
         _fsync(path.parent, os.O_RDONLY)
+
+
+def cannot_write(path: Path, error: Exception) -> UserError:
+    """The message for a file that the system refuses to write, with the space that is left."""
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    try:
+        left = f"; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there"
+    except OSError:
+        left = ""
+    return UserError(f"{path}: cannot be written ({reason}){left}")
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:

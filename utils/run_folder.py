@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -43,7 +44,7 @@ def create_run_folder(save_dir: Path, name: str, run_id: str | None) -> Path:
             return parent / candidate
     raise UserError(
         f"--run-id {run_id}: {parent / str(run_id)} exists; "
-        f"continue it with -r {parent / str(run_id)} or choose another id"
+        f"continue it with -r {shlex.quote(str(parent / str(run_id)))} or choose another id"
     )
 
 
@@ -51,7 +52,10 @@ def lock(run_dir: Path, busy: str = "this run is being trained") -> None:
     """Hold the folder until this process ends, however it ends. Raises UserError if another process holds it."""
     if fcntl is None or run_dir in _held:
         return
-    file = (run_dir / ".lock").open("a+")
+    try:
+        file = (run_dir / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(f"{run_dir}: nothing can be written there ({error.strerror})") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -66,8 +70,16 @@ def lock(run_dir: Path, busy: str = "this run is being trained") -> None:
 
 
 def checkpoint_in(path: Path) -> Path:
-    """A checkpoint's path: `path` itself, or the last checkpoint of the run folder that `path` is."""
-    return path / "checkpoints" / "last.pth" if path.is_dir() else path
+    """A checkpoint's path: `path` itself, or the last checkpoint of the run folder that `path` is.
+
+    Raises UserError for a folder of several runs.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / "checkpoints").is_dir() and (runs := run_folders(path.parent, path.name)):
+        more = ", …" if len(runs) > 5 else ""
+        raise UserError(f"{path}: is a folder of runs; name one: {', '.join(map(str, runs[:5]))}{more}")
+    return path / "checkpoints" / "last.pth"
 
 
 def run_folders(save_dir: Path, name: str) -> list[Path]:

@@ -110,7 +110,8 @@ def _train_folder(root: Path) -> Path:
         return found[0]
     if found:
         raise UserError(f"dataset.args.root: '{found[0]}' and '{found[1]}' both have a folder {IMAGES}; name one")
-    inner = next((f"; did you mean '{p.parent}'?" for p in sorted(root.glob(f"*/*/{IMAGES}"))), "")
+    places = (images.parent for images in sorted(root.glob(f"*/*/{IMAGES}")))
+    inner = next((f"; did you mean '{place}'?" for place in places if (place / "train.csv").is_file()), "")
     raise UserError(f"dataset.args.root: no folder {IMAGES} in '{root}' or '{root / 'train'}'{inner}")
 
 

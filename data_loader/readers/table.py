@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,11 +51,22 @@ def read_table(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path}: not a table: {error}") from None
     table.columns = [str(name).strip() for name in table.columns]
+    other = next((mark for mark in ";\t" if len(table.columns) == 1 and mark in table.columns[0]), None)
+    if other is not None:
+        raise UserError(f"{path}: the cells are separated by {other!r}; save the table with commas")
+    twice = [name for name, count in Counter(_header(path)).items() if count > 1 and name]
+    if twice:
+        raise UserError(f"{path}: two columns are called '{twice[0]}'")
     table = table.fillna("").apply(lambda column: column.str.strip())
     table = table[(table != "").any(axis=1)].reset_index(drop=True)
     if not len(table):
         raise UserError(f"{path}: the table has no rows")
     return table
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [name.strip() for name in next((cells for cells in csv.reader(file) if cells), [])]
 
 
 def need_columns(table: pd.DataFrame, names: Iterable[str], path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from utils.config.components import PLACES, Kind, tree_problems
 from utils.config.json_schema import Schema, resolve
 from utils.config.layers import Problem
-from utils.config.origin import is_current, origin
+from utils.config.origin import is_current, is_named_in_sources, origin
 from utils.config.schema import Config
 from utils.config.signature import Parameter, Signature
 
@@ -29,7 +29,6 @@ class Catalogue:
     """The types that configs/schema.json knows: {kind: {type: entry}}; there may be others in the user's own code."""
 
     types: Mapping[str, Mapping[str, Schema]]
-    complete: bool = False
 
     @property
     def kinds(self) -> Collection[str]:
@@ -37,6 +36,12 @@ class Catalogue:
 
     def names(self, kind: str) -> Collection[str]:
         return self.types.get(kind, {}).keys()
+
+    def lacks(self, kind: str, name: str) -> bool:
+        """A type is new where our sources name it, or a library has another version than when the file was made."""
+        entries = self.types.get(kind, {})
+        libraries = {entry["x-origin"] for entry in entries.values() if "==" in entry["x-origin"]}
+        return name not in entries and all(map(is_current, libraries)) and not is_named_in_sources(name)
 
     def signature(self, kind: str, name: str) -> Signature | None:
         entry = self.types.get(kind, {}).get(name)
@@ -56,7 +61,7 @@ def load_catalogue(path: Path = SCHEMA_FILE) -> Catalogue | None:
 
 
 def catalogue_problems(tree: Mapping[str, Any], catalogue: Catalogue) -> list[Problem]:
-    """Wrong arguments of known types; a type that is new, or has changed since, is left to the live check."""
+    """Unknown types and wrong arguments; a type that is new, or has changed since, is left to the live check."""
     return list(tree_problems(tree, catalogue))
 
 

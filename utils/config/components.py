@@ -183,10 +183,12 @@ class _Live:
     """The classes themselves."""
 
     kinds: Mapping[str, Kind]
-    complete: bool = True
 
     def names(self, kind: str) -> Collection[str]:
         return self.kinds[kind].members
+
+    def lacks(self, kind: str, name: str) -> bool:
+        return name not in self.kinds[kind].members
 
     def signature(self, kind: str, name: str) -> Signature | None:
         return self.kinds[kind].signature(name, self.kinds) if name in self.kinds[kind].members else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -36,6 +37,13 @@ def is_current(recorded: str) -> bool:
         if (_version(name) if is_package else _signature_digest(place)) != (version if is_package else digest):
             return False
     return True
+
+
+def is_named_in_sources(name: str) -> bool:
+    """Whether a class or function of this name may be somewhere in the project's packages."""
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    packages = (folder.parent for folder in _ROOT.glob("*/__init__.py") if folder.parent.name != "tests")
+    return any(word.search(file.read_text(encoding="utf-8")) for folder in packages for file in folder.rglob("*.py"))
 
 
 def _place(owner: Any) -> str | None:

@@ -59,15 +59,15 @@ class Signature:
 
 
 class Lookup(Protocol):
-    """Component types by kind. complete: a type that it does not name does not exist."""
-
-    @property
-    def complete(self) -> bool: ...
+    """Component types by kind."""
 
     @property
     def kinds(self) -> Collection[str]: ...
 
     def names(self, kind: str) -> Collection[str]: ...
+
+    def lacks(self, kind: str, name: str) -> bool:
+        """Whether there surely is no such type."""
 
     def signature(self, kind: str, name: str) -> Signature | None: ...
 
@@ -86,7 +86,7 @@ def component_problems(component: Any, key: Key, kind: str, lookup: Lookup) -> I
     args = {} if shorthand else component.get("args", {})
     signature = lookup.signature(kind, name)
     if signature is None:
-        if lookup.complete:
+        if lookup.lacks(kind, name):
             place = key if shorthand else (*key, "type")
             yield Problem(place, f"no {kind} '{name}'{did_you_mean(name, lookup.names(kind))}")
     elif isinstance(args, dict):
