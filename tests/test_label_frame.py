@@ -432,3 +432,11 @@ def test_tables_that_would_be_misread(tmp_path: Path, text: str, says: str):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=says):
         LabelCSV(str(tmp_path), "t.csv", ["hair"])
+
+
+def test_classes_that_capital_letters_tell_apart_are_warned_of(tmp_path: Path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").touch()
+    (tmp_path / "t.csv").write_text("path,glasses\na.png,yes\nb.png,YES\nc.png,no\n")
+    frame = LabelCSV(str(tmp_path), "t.csv", ["glasses"])
+    assert any(line.startswith("warning: column 'glasses': the classes 'YES' and 'yes'") for line in frame.history)

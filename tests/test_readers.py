@@ -84,6 +84,7 @@ def test_image_folder_classes_are_the_sorted_folders(tmp_path: Path):
     assert list(frame.rows["path"]) == ["a/3.webp", "b/1.jpg", "b/deep/er/2.PNG", "unlabeled/4.jpeg", "unlabeled/5.jpg"]
     assert frame.classes == {"hair": ("a", "b")} and list(frame.rows["hair"]) == [0, 1, 1, -1, -1]
     assert (frame.rows["group"] == frame.rows["path"]).all() and "loose.jpg" in "\n".join(frame.history)
+    assert "1 file (readme.txt) with another ending than .jpg" in "\n".join(frame.history)
 
 
 def test_image_folder_mistakes(tmp_path: Path):

@@ -46,19 +46,27 @@ def ImageFolder(root: str, attribute: str = "label") -> LabelFrame:
     loose = [entry.name for entry in os.scandir(folder) if is_image(entry.name)]
     if loose:
         result = result.note(f"{few(sorted(loose), 'image')} outside of the class folders, not used")
+    others = [path for name in entries for path in files_below(folder / name) if not is_image(path)]
+    if others:
+        result = result.note(f"{few(others, 'file')} with another ending than {', '.join(EXTENSIONS)}, not used")
     return result.note(result.describe(attribute))
 
 
 def is_image(name: str) -> bool:
     """By its extension; hidden files (AppleDouble `._…`) are none."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+    return name.lower().endswith(EXTENSIONS) and not name.rpartition("/")[2].startswith(".")
 
 
 def images_below(folder: Path) -> list[str]:
     """Paths of all images in `folder` and its folders, relative to it, '/' separated, sorted."""
+    return [path for path in files_below(folder) if is_image(path)]
+
+
+def files_below(folder: Path) -> list[str]:
+    """As `images_below`, of all files that are not hidden."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inner = Path(place).relative_to(folder)
-        found += [(inner / name).as_posix() for name in names if is_image(name)]
+        found += [(inner / name).as_posix() for name in names if not name.startswith(".")]
     return sorted(found)

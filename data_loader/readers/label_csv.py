@@ -72,6 +72,7 @@ def LabelCSV(
     for attribute in attributes:
         names[attribute] = _classes_of(table[attribute], classes.get(attribute), f"{file}: column '{attribute}'")
         rows[attribute] = indices(table[attribute], names[attribute])
+        notes += [f"warning: column '{attribute}': {text}" for text in _nearly_same(names[attribute])]
     if split:
         rows["split"] = table[split].where(table[split] != "", np.nan)
     used = {path, *attributes, *({group, split} & {"group", "split"})}
@@ -106,6 +107,15 @@ def _relative(cells: pd.Series, file: Path) -> pd.Series:
     if outside.any():
         raise UserError(f"{file}: {few(list(cells[outside]), 'path')} blank, absolute or outside the data set's root")
     return paths
+
+
+def _nearly_same(names: tuple[str, ...]) -> list[str]:
+    """About classes that only capital letters tell apart."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.casefold(), []).append(name)
+    twins = (" and ".join(f"'{name}'" for name in same) for same in groups.values() if len(same) > 1)
+    return [f"the classes {text} differ in capital letters only; labels.merge makes one of them" for text in twins]
 
 
 def _classes_of(labels: pd.Series, given: list[str] | None, where: str) -> tuple[str, ...]:
