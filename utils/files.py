@@ -14,6 +14,10 @@ from pathlib import Path
 from utils.errors import UserError
 
 
+class CannotWrite(UserError, OSError):
+    """The system refuses to write a file: who can do without it catches OSError, for the others it is a message."""
+
+
 def check_output(path: Path, option: str, folder: bool = False) -> None:
     """Raises UserError, beginning with the option, if what is to be written to `path` (a file, or a `folder` of them)
     cannot be: for before the work, since a mistake there must not cost its result."""
@@ -36,7 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The content is on disk before the name is: fsync, rename, fsync of the folder. If the block raises, the temporary
     file is removed and an existing `path` stays as it was. The suffix is kept, because numpy, OpenCV and PIL go by it.
-    Raises UserError if `path` is a folder or cannot be written, such as on a full disk.
+    Raises UserError if `path` is a folder, CannotWrite if it cannot be written, such as on a full disk.
     """
     path = Path(path)
     if path.is_dir():
@@ -57,14 +61,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _fsync(path.parent, os.O_RDONLY)
 
 
-def cannot_write(path: Path, error: Exception) -> UserError:
+def cannot_write(path: Path, error: Exception) -> CannotWrite:
     """The message for a file that the system refuses to write, with the space that is left."""
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     try:
         left = f"; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there"
     except OSError:
         left = ""
-    return UserError(f"{path}: cannot be written ({reason}){left}")
+    return CannotWrite(f"{path}: cannot be written ({reason}){left}")
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
