@@ -53,9 +53,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and (error.filename is None or Path(error.filename) == temporary):
-            raise cannot_write(path, error) from error
-        raise
+        if not isinstance(error, OSError) or isinstance(error, CannotWrite):
+            raise
+        if error.filename is not None and Path(error.filename) != temporary:  # of what the block reads
+            raise
+        raise cannot_write(path, error) from error
     # Windows and some network file systems cannot open or sync a folder; the rename itself is done by then.
     with contextlib.suppress(OSError):
         _fsync(path.parent, os.O_RDONLY)
