@@ -61,9 +61,10 @@ def build_trainer(
     if device.type == "cpu":
         keep_freed_memory()
     labels = prepare_labels(config, split, tell=tell)
-    streams = getattr(KINDS["trainer"].find(config.trainer.type, config.where("trainer.type")), "streams")  # noqa: B009
+    trainer_type = KINDS["trainer"].find(config.trainer.type, config.where("trainer.type"))
+    streams, learns_labels = getattr(trainer_type, "streams"), "plain" in getattr(trainer_type, "trains_heads")  # noqa: B009
     _check_heads(config, labels)
-    without = _check_classes(labels)
+    without = _check_classes(config, labels) if learns_labels else []
     data = FaceData(config, labels, open_run_images(config, labels, tell), streams, device, world)
     model = build_model(config, {head: len(names) for head, names in data.classes.items()}, state is None)
     model = model.to(device)
@@ -202,11 +203,15 @@ def _check_heads(config: Config, labels: Labels) -> None:
         raise ConfigError(f"{config.where('loss')}: the weight of every head is 0, so that nothing would be learned")
 
 
-def _check_classes(labels: Labels) -> list[str]:
+def _check_classes(config: Config, labels: Labels) -> list[str]:
     """Warnings about classes without a training label. Raises UserError for a head that has labels of one class only,
     since a run on it would look perfect and learn nothing."""
     warnings = []
+    losses = config.loss if isinstance(config.loss, dict) else {}
     for head, names in labels.frame.classes.items():
+        loss = losses.get(head, losses.get("default"))
+        if loss is not None and not loss.weight:
+            continue
         values = labels.frame.rows.loc[labels.split == "train", head]
         missing = [name for number, name in enumerate(names) if not (values == number).any()]
         if len(missing) == len(names) - 1:
