@@ -16,7 +16,8 @@ KEYS = ("epoch", "step")
 
 
 class MetricsCsv:
-    """Columns epoch, step, then the others in the order of their first appearance; absent values are blank.
+    """Columns epoch, step, train/…, valid/…, then the others (lr, seconds), each kind in the order of first appearance;
+    absent values are blank.
 
     keep_epoch: None begins a new file; a number continues the file that is there, as it was after that epoch: later
     rows, a torn last line, and columns that only later rows had are dropped. So a resumed run writes the same bytes
@@ -42,7 +43,7 @@ class MetricsCsv:
         """Add a row; it is on disk when this returns."""
         row = {"epoch": str(epoch), "step": str(step)} | {key: _cell(value) for key, value in values.items()}
         new = [key for key in row if key not in self.columns]
-        self.columns += new
+        self.columns = sorted([*self.columns, *new], key=_kind)
         self.rows.append(row)
         if new or len(self.rows) == 1:
             self._rewrite()
@@ -62,7 +63,9 @@ class MetricsCsv:
             row = {column: cell for column, cell in zip(header, cells) if cell}
             if len(cells) == len(header) and cells[0].isdecimal() and int(cells[0]) <= keep_epoch:
                 self.rows.append(row)
-        self.columns = [*KEYS, *(column for column in header[2:] if any(column in row for row in self.rows))]
+        self.columns = sorted(
+            [*KEYS, *(column for column in header[2:] if any(column in row for row in self.rows))], key=_kind
+        )
         if not self.rows:
             self.path.unlink()
         elif self._bytes() != before:
@@ -73,6 +76,11 @@ class MetricsCsv:
 
     def _rewrite(self) -> None:
         atomic_write(self.path, self._bytes())
+
+
+def _kind(column: str) -> int:
+    kinds = (*KEYS, "train/", "valid/")
+    return next((number for number, start in enumerate(kinds) if column.startswith(start)), len(kinds))
 
 
 def _cell(value: Real | float) -> str:

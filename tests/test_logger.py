@@ -79,7 +79,7 @@ def test_new_column_later_and_quoted_names(tmp_path: Path) -> None:
 
 def write_epochs(log: RunLogger, first: int, last: int) -> None:
     for epoch in range(first, last + 1):
-        extra = {"pseudo/rate": 1 / epoch} if epoch >= 4 else {}
+        extra = {"valid/f1": 0.5, "train/rate": 1 / epoch} if epoch >= 4 else {}
         log.log(epoch=epoch, step=10 * epoch, values={"train/loss": math.exp(-epoch), **extra, "lr": 1e-3})
 
 
@@ -90,6 +90,7 @@ def test_resume_gives_the_bytes_of_an_undisturbed_run(tmp_path: Path, kept: int,
         (tmp_path / name).mkdir()
         write_epochs(run_logger(tmp_path / name), 1, 6)
     undisturbed = (tmp_path / "a" / "metrics.csv").read_bytes()
+    assert undisturbed.startswith(b"epoch,step,train/loss,train/rate,valid/f1,lr\n"), "also for what comes later"
     with (tmp_path / "b" / "metrics.csv").open("a") as file:
         file.write(tail)
 
