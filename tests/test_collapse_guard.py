@@ -16,7 +16,8 @@ from model.loss import logit_adjustment
 from tests import conftest
 from tests.test_pseudo_label import ImbalancedData, LinearNet, start, train  # noqa: F401  (start is a fixture)
 from tests.test_training import rows, write_config
-from trainer.collapse_guard import CollapseGuard, Expected, InUse, find_collapse
+from trainer.collapse_guard import CollapseGuard
+from trainer.collapse_signs import Expected, InUse, find_collapse
 from trainer.pseudo_label.kinds import build_labeler
 from utils.errors import ConfigError
 

@@ -20,7 +20,7 @@ import torch
 
 from logger.console import epoch_line
 from model.weights import WeightSpec
-from trainer.collapse_guard import Expected, find_collapse
+from trainer.collapse_signs import Expected, find_collapse
 from trainer.components import KINDS
 from trainer.pseudo_label.labeler import PseudoLabeler
 from trainer.session import MAY_CHANGE

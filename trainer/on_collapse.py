@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from trainer.collapse_guard import CollapseGuard, Sign
+from trainer.collapse_guard import CollapseGuard
+from trainer.collapse_signs import Sign
 from trainer.pseudo_label.standby import Standby
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from base.base_dataset import Batch
 from base.parts import Parts
 from logger.run_logger import RunLogger
-from trainer.collapse_guard import CollapseGuard, Sign
+from trainer.collapse_guard import CollapseGuard
+from trainer.collapse_signs import Sign
 from trainer.on_collapse import switch_alignment_on, warm_up_again
 from trainer.pseudo_label.kinds import Align, ClassWeight, Debias, Threshold, build_labelers
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels

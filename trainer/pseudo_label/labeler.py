@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.collapse_guard import Expected, InUse
+from trainer.collapse_signs import Expected, InUse
 from trainer.pseudo_label.align import prior
 from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.class_weight import ClassWeighting
