@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from utils.command import exit_codes
+from utils.run_folder import is_run_folder
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.images:
         # `--resume MODEL photos/` hands everything to --resume: what is no checkpoint is a picture.
-        models = [path for path in arguments.resume if path.suffix == ".pth" or (path / "checkpoints").is_dir()]
+        models = [path for path in arguments.resume if path.suffix == ".pth" or is_run_folder(path)]
         arguments.images = [path for path in arguments.resume if path not in models]
         arguments.resume = models
     if not arguments.images or not arguments.resume:

@@ -54,8 +54,8 @@ LEVERS = {  # the title and what is set
 ABC = ("arch.args.head=abc", "trainer.evaluation_prior=0")
 
 
-def _published(title: str, *more: str) -> Method:
-    return Method(title, (*PUBLISHED, *more), own_trainer=True)
+def _published(title: str, *more: str, base: tuple[str, ...] = PUBLISHED) -> Method:
+    return Method(title, (*base, *more), own_trainer=True)
 
 
 METHODS: dict[str, Method] = {
@@ -69,16 +69,15 @@ METHODS: dict[str, Method] = {
     "published": _published("FixMatch as published"),
     "published+align": _published("published + align prior", "trainer.args.align=prior"),
     # The prior at evaluation is the config's wherever a network learns the odds of balanced classes.
-    "published+adjusted": Method(
+    "published+adjusted": _published(
         "published + logit adjustment in loss and debias",
-        (*FIXMATCH, *ADJUSTED, "trainer.args.debias=logit_adjustment"),
-        own_trainer=True,
+        *ADJUSTED,
+        "trainer.args.debias=logit_adjustment",
+        base=FIXMATCH,
     ),
     "published+debiaspl": _published("published + debias debiaspl", "trainer.args.debias=debiaspl"),
-    "published+simpro": Method(
-        "published + debias simpro",
-        (*FIXMATCH, *CROSS_ENTROPY[:-1], "trainer.args.debias=simpro"),
-        own_trainer=True,
+    "published+simpro": _published(
+        "published + debias simpro", *CROSS_ENTROPY[:-1], "trainer.args.debias=simpro", base=FIXMATCH
     ),
     "published+abc": _published("published + head abc", *ABC),
     **{

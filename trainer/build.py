@@ -197,20 +197,21 @@ def _check_heads(config: Config, labels: Labels) -> None:
             if head not in known:
                 place = config.where(f"{section}.{head}")
                 raise ConfigError(f"{place}: the data has no attribute '{head}'{did_you_mean(head, heads)}")
-    losses = config.loss if isinstance(config.loss, dict) else {}
-    of_heads = [losses.get(head, losses.get("default")) for head in heads]
-    if of_heads and not any(loss is None or loss.weight for loss in of_heads):
+    if heads and all(_is_off(config, head) for head in heads):
         raise ConfigError(f"{config.where('loss')}: the weight of every head is 0, so that nothing would be learned")
+
+
+def _is_off(config: Config, head: str) -> bool:
+    """Whether nothing is learned from the head's labels."""
+    return getattr(config.loss_of(head), "weight", 1) == 0
 
 
 def _check_classes(config: Config, labels: Labels) -> list[str]:
     """Warnings about classes without a training label. Raises UserError for a head that has labels of one class only,
     since a run on it would look perfect and learn nothing."""
     warnings = []
-    losses = config.loss if isinstance(config.loss, dict) else {}
     for head, names in labels.frame.classes.items():
-        loss = losses.get(head, losses.get("default"))
-        if loss is not None and not loss.weight:
+        if _is_off(config, head):
             continue
         values = labels.frame.rows.loc[labels.split == "train", head]
         missing = [name for number, name in enumerate(names) if not (values == number).any()]

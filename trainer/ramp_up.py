@@ -27,10 +27,12 @@ class RampUpTrainer(SupervisedTrainer):
     }
 
     def __init__(self, parts: Parts, *, lambda_u: float, ramp_up: float, warm_up_epochs: int):
-        values = {"lambda_u": lambda_u, "ramp_up": ramp_up, "warm_up_epochs": warm_up_epochs}
-        for name, value in values.items():
-            if value < 0 or (name == "ramp_up" and value > 1):
-                limit = "from 0 to 1" if name == "ramp_up" else "of at least 0"
+        for name, value, is_valid, limit in (
+            ("lambda_u", lambda_u, lambda_u >= 0, "of at least 0"),
+            ("ramp_up", ramp_up, 0 <= ramp_up <= 1, "from 0 to 1"),
+            ("warm_up_epochs", warm_up_epochs, warm_up_epochs >= 0, "of at least 0"),
+        ):
+            if not is_valid:
                 place = parts.config.where(f"trainer.args.{name}")
                 raise ConfigError(f"{place}: expected a number {limit}, got {value}")
         super().__init__(parts)

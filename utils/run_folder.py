@@ -69,6 +69,10 @@ def lock(run_dir: Path, busy: str = "this run is being trained") -> None:
     _held[run_dir] = file
 
 
+def is_run_folder(path: Path) -> bool:
+    return (path / "checkpoints").is_dir()
+
+
 def checkpoint_in(path: Path) -> Path:
     """A checkpoint's path: `path` itself, or the last checkpoint of the run folder that `path` is.
 
@@ -76,7 +80,7 @@ def checkpoint_in(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    if not (path / "checkpoints").is_dir() and (runs := run_folders(path.parent, path.name)):
+    if not is_run_folder(path) and (runs := run_folders(path.parent, path.name)):
         more = ", …" if len(runs) > 5 else ""
         raise UserError(f"{path}: is a folder of runs; name one: {', '.join(map(str, runs[:5]))}{more}")
     return path / "checkpoints" / "last.pth"

@@ -6,7 +6,7 @@ import csv
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,8 @@ def read_table(path: Path) -> pd.DataFrame:
     other = next((mark for mark in ";\t" if len(table.columns) == 1 and mark in table.columns[0]), None)
     if other is not None:
         raise UserError(f"{path}: the cells are separated by {other!r}; save the table with commas")
-    twice = [name for name, count in Counter(_header(path)).items() if count > 1 and name]
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        twice = [name for name, count in Counter(_header(csv.reader(file))).items() if count > 1 and name]
     if twice:
         raise UserError(f"{path}: two columns are called '{twice[0]}'")
     table = table.fillna("").apply(lambda column: column.str.strip())
@@ -64,9 +65,9 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return [name.strip() for name in next((cells for cells in csv.reader(file) if cells), [])]
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    """The names of the columns as they are written; the reader stands behind them then."""
+    return [name.strip() for name in next((cells for cells in reader if cells), [])]
 
 
 def need_columns(table: pd.DataFrame, names: Iterable[str], path: Path) -> None:
@@ -83,8 +84,7 @@ def need_cells(table: pd.DataFrame, column: str, path: Path) -> None:
         return
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
-        header = [name.strip() for name in next(cells for cells in reader if cells)]
-        place = header.index(column)
+        place = _header(reader).index(column)
         lines = (
             reader.line_num
             for cells in reader

@@ -139,7 +139,7 @@ def _adjusts_logits(loss: Mapping[str, Any] | str) -> bool:
 
 def _adjusts(config: Config, head: str) -> bool:
     """Whether the head's supervised loss does."""
-    loss = config.loss.get(head, config.loss.get("default")) if isinstance(config.loss, dict) else config.loss
+    loss = config.loss_of(head)
     return loss is not None and _adjusts_logits({"type": loss.type, "args": loss.args})
 
 

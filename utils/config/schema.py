@@ -186,6 +186,10 @@ class Config(Section):
             return [("dataset", self.dataset)]
         return [(f"dataset[{number}]", part) for number, part in enumerate(self.dataset)]
 
+    def loss_of(self, head: str) -> Component | None:
+        """A head's loss; None where losses are per head and there is neither one for it nor a `default`."""
+        return self.loss.get(head, self.loss.get("default")) if isinstance(self.loss, dict) else self.loss
+
     def where(self, path: str) -> str:
         """`path` for messages, with the file or the -s that its value comes from: `configs/x.json: optimizer`."""
         parts = re.findall(r"\[(\d+)\]|([^.\[\]]+)", path)
