@@ -17,7 +17,7 @@ import numpy as np
 from data_loader.decode import DECODING, check_image, read_image
 from data_loader.pixel_store import KEY_BYTES, PixelStore, StoredImages
 from logger.progress import Progress
-from utils.errors import UserError
+from utils.errors import UserError, raise_all
 from utils.file_lock import locked
 from utils.memory import available_memory
 
@@ -131,7 +131,7 @@ def _keys(files: Sequence[Path]) -> list[bytes]:
         name = os.path.join(real(os.path.dirname(file)), os.path.basename(file))
         text = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
         keys.append(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=KEY_BYTES).digest())
-    _raise(problems)
+    raise_all(problems)
     return keys
 
 
@@ -167,7 +167,7 @@ def _complete(
             return set(found)
 
         store.add([keys[row] for row in missing], write)
-        _raise(problems)
+        raise_all(problems)
     return store.open(keys)
 
 
@@ -177,7 +177,7 @@ def read_all(files: Sequence[Path], size: tuple[int, int]) -> None:
 
 
 def _for_all(work: Callable[[int], object], rows: Sequence[int], name: str) -> None:
-    _raise(list(_problems(work, rows, name, len(rows)).values()))
+    raise_all(list(_problems(work, rows, name, len(rows)).values()))
 
 
 def _problems(work: Callable[[int], object], rows: Sequence[int], name: str, total: int) -> dict[int, str]:
@@ -199,9 +199,3 @@ def _problems(work: Callable[[int], object], rows: Sequence[int], name: str, tot
                 found[row] = problem
             progress.update()
     return found
-
-
-def _raise(problems: list[str]) -> None:
-    if problems:
-        more = f"\n… and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError("\n".join(problems[:5]) + more)

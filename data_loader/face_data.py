@@ -43,7 +43,7 @@ class FaceData:
         self.config, self.labels, self.device, self.world = config, labels, device, world or World()
         self.num_workers = config.data_loader.num_workers
         frame = labels.frame
-        self.classes: Mapping[str, tuple[str, ...]] = {head: names for head, names in frame.classes.items() if names}
+        self.classes: Mapping[str, tuple[str, ...]] = frame.heads
         targets = {head: frame.rows[head].to_numpy(np.int64) for head in self.classes}
         hidden = {h: frame.rows[f"hidden/{h}"].to_numpy(np.int64) for h in self.classes if f"hidden/{h}" in frame.rows}
         self._labeled = frame.labeled.to_numpy()

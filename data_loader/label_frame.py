@@ -66,6 +66,11 @@ class LabelFrame:
         return tuple(self.classes)
 
     @property
+    def heads(self) -> dict[str, tuple[str, ...]]:
+        """The attributes that make a head, and their classes: not those of whose values nothing is known."""
+        return {attribute: names for attribute, names in self.classes.items() if names}
+
+    @property
     def labeled(self) -> pd.Series:
         """[N] bool: the row has a label for at least one attribute."""
         return (self.rows[list(self.classes)] >= 0).any(axis=1)

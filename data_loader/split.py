@@ -63,7 +63,7 @@ def _split_part(
     split = pd.Series("train", index=frame.rows.index, name="split")
     if "split" in frame.rows.columns and not (frame.roots and frame.rows["split"].isna().all()):
         split = _given_split(frame)
-        check_leakage(frame, split)
+        check_leakage(frame, split, f"{frame.root}: {_SPLIT_COLUMN}")
     shares = {side: share for side, share in wanted.items() if share > 0 and not (split == side).any()}
     if shares:
         pool = (split == "train").to_numpy() & labeled
@@ -209,13 +209,15 @@ def _check_classes(
         raise UserError(f"{given}: {'; '.join(lines)}; label more of it, merge the class, or {advice}")
 
 
-def check_leakage(frame: LabelFrame, split: pd.Series) -> None:
-    """Raises UserError, naming the groups, if a group is on two sides."""
+def check_leakage(frame: LabelFrame, split: pd.Series, where: str = "split") -> None:
+    """Raises UserError that begins with `where`, naming the groups, if a group is on two sides."""
     sides = split.groupby(frame.rows["group"].to_numpy()).nunique()
     torn = list(sides.index[sides > 1])
     if torn:
         more = ", …" if len(torn) > 5 else ""
-        raise UserError(f"split: {len(torn):,} of {len(sides):,} groups are on two sides: {', '.join(torn[:5])}{more}")
+        raise UserError(
+            f"{where}: {len(torn):,} of {len(sides):,} groups are on two sides: {', '.join(torn[:5])}{more}"
+        )
 
 
 def write_split(path: Path, frame: LabelFrame, split: pd.Series) -> None:

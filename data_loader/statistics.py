@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from data_loader.decode import read_image
-from utils.errors import UserError
+from utils.errors import UserError, raise_all
 from utils.files import atomic_write
 
 VERSION = 1
@@ -53,7 +53,7 @@ def pixel_statistics(
     """Of all pixels of `files`, resized to `size` as for training, or as they are (None: large images weigh more).
 
     Kept in `folder`, and found there again as long as the files, their sizes and dates are the same.
-    Raises UserError naming an image that cannot be read, and if every pixel of a channel is the same.
+    Raises UserError naming images that cannot be read (the first five), and if all pixels of a channel are the same.
     """
     cached = folder / f"statistics-{_digest(files, size)}.json"
     if cached.is_file():
@@ -71,31 +71,41 @@ def pixel_statistics(
 def _count(
     files: Sequence[Path], size: tuple[int, int] | None, workers: int, progress: Callable[[int, int], None]
 ) -> np.ndarray:
-    def levels(file: Path) -> np.ndarray:
-        image = read_image(file, size)
+    def levels(file: Path) -> np.ndarray | str:
+        try:
+            image = read_image(file, size)
+        except UserError as error:
+            return str(error)
         return np.stack([np.bincount(image[..., channel].ravel(), minlength=_LEVELS) for channel in range(3)])
 
     counts = np.zeros((3, _LEVELS), dtype=np.int64)
+    problems: list[str] = []
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(max(1, workers))
     try:
         for number, found in enumerate(pool.map(levels, files), start=1):
-            counts += found
+            if isinstance(found, str):
+                problems.append(found)
+            else:
+                counts += found
             progress(number, len(files))
     finally:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
+    raise_all(problems)
     return counts
 
 
 def _digest(files: Sequence[Path], size: tuple[int, int] | None) -> str:
-    lines = []
+    lines, problems = [], []
     for file in files:
         try:
             stat = os.stat(file)
         except OSError as error:
-            raise UserError(f"{file}: {error.strerror}") from error
+            problems.append(f"{file}: {error.strerror}")
+            continue
         lines.append(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+    raise_all(problems)
     text = f"{VERSION} {size} {cv2.__version__}\n" + "".join(sorted(lines))
     return hashlib.sha256(text.encode()).hexdigest()[:32]

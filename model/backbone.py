@@ -6,6 +6,7 @@ import re
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -137,16 +138,25 @@ def parameters_up_to(backbone: nn.Module, stage: str | int) -> list[str]:
     names = [name for name, _ in backbone.named_parameters()]
     if stage == "backbone":
         return names
+    count = stage_number(backbone, stage, "arch.args.freeze", ["backbone"])
+    if count:
+        last = f"{stages(backbone)[count - 1]}."
+        return names[: max(i for i, name in enumerate(names) if name.startswith(last)) + 1]
+    first = f"{stages(backbone)[0]}."
+    return names[: min(i for i, name in enumerate(names) if name.startswith(first))]
+
+
+def stage_number(backbone: nn.Module, stage: str | int, where: str, further: Sequence[str] = ()) -> int:
+    """How many stages lie up to and including `stage`, which is a stage's name or that number itself.
+
+    Raises UserError, listing the choices and the `further` ones of the key `where`, if the backbone has no such stage.
+    """
     choices = stages(backbone)
     if isinstance(stage, str) and stage in choices:
-        last = f"{stage}."
-        return names[: max(i for i, name in enumerate(names) if name.startswith(last)) + 1]
+        return choices.index(stage) + 1
     if isinstance(stage, int) and not isinstance(stage, bool) and choices and 0 <= stage <= len(choices):
-        if stage:
-            return parameters_up_to(backbone, choices[stage - 1])
-        first = f"{choices[0]}."
-        return names[: min(i for i, name in enumerate(names) if name.startswith(first))]
+        return stage
     raise UserError(
-        f"arch.args.freeze: this backbone has no stage {stage!r}; choose from "
-        + ", ".join(["backbone", *choices, *([f"0 to {len(choices)}"] if choices else [])])
+        f"{where}: this backbone has no stage {stage!r}; choose from "
+        + ", ".join([*further, *choices, *([f"0 to {len(choices)}"] if choices else [])])
     )

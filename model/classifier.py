@@ -18,6 +18,7 @@ from model.backbone import (
     parameters_up_to,
     required_size,
 )
+from model.branches import Branches, branch_off
 from model.weights import WeightReport, WeightSpec, load_weights_into
 from utils.errors import UserError, check_heads, did_you_mean
 
@@ -34,6 +35,8 @@ class FaceClassifier(BaseModel):
     weights: a local file, or {"path": …, options} (see `model.weights.WeightSpec`).
     freeze: "backbone", the name of a stage, or the number of stages to freeze with the stem; frozen batch norm layers
         keep their statistics.
+    share: the heads share the stem and the stages up to this one (a name or a number) and have the others each of their
+        own, for tasks that would compete for them; null: all.
     batch_norm: "frozen" keeps the statistics of the whole backbone while its weights train, as suits small batches.
     head: "abc" adds to each head a classifier trained on classes in equal shares, which is the one that evaluates (ABC,
         Lee et al. 2021; FixMatchTrainer), {head or "default": "plain" or "abc"} to some of them. "simclr" adds a
@@ -51,12 +54,13 @@ class FaceClassifier(BaseModel):
         weights: str | dict[str, Any] | None = None,
         dropout: float = 0.2,
         freeze: str | int | None = None,
+        share: str | int | None = None,
         batch_norm: Literal["train", "frozen"] = "train",
         head: Literal["plain", "abc", "simclr"] | dict[str, Literal["plain", "abc"]] = "plain",
         load_weights: bool = True,
     ):
         super().__init__()
-        _check_arguments(heads, dropout, batch_norm, head)
+        _check_arguments(heads, dropout, batch_norm, head, share)
         spec = None if weights is None else WeightSpec.from_config(weights)
         self.backbone = create_backbone(backbone, pretrained=pretrained and load_weights and spec is None)
         self.weight_report: WeightReport | None = None
@@ -74,7 +78,15 @@ class FaceClassifier(BaseModel):
         elif head == "simclr":
             self.heads.requires_grad_(False)
             self.projection = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTION))
-        self._freeze(freeze, batch_norm)
+        frozen = self._freeze(freeze, batch_norm)
+        if share is not None:
+            self.backbone = branch_off(self.backbone, share, heads)
+        self.frozen_batch_norms = tuple(
+            f"backbone.{name}"
+            for name, module in self.backbone.named_modules()
+            if isinstance(module, _BatchNorm) and (name if share is None else Branches.name_uncut(name)) in frozen
+        )
+        self.train(self.training)
 
     def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
         """images: float [N, 3, H, W], normalised, or their `features` [N, D]. Returns {head: logits}.
@@ -91,7 +103,7 @@ class FaceClassifier(BaseModel):
         return self.classify(features)
 
     def features(self, images: Tensor) -> Tensor:
-        """images: float [N, 3, H, W], normalised with `normalization`. Returns [N, D]."""
+        """images: float [N, 3, H, W], with `normalization`. Returns [N, D], or [N, heads · D] of branches."""
         return self.backbone(images)
 
     def classify(self, features: Tensor) -> dict[str, Tensor]:
@@ -99,11 +111,14 @@ class FaceClassifier(BaseModel):
 
         Where a head has a balanced one: its logits; in training mode "head/balanced" beside "head".
         """
+        of_head = dict.fromkeys(self.heads, features)
+        if isinstance(self.backbone, Branches):
+            of_head = dict(zip(self.heads, features.chunk(len(self.heads), dim=1), strict=True))
         balanced = {} if self.balanced_heads is None else dict(self.balanced_heads.items())
         if not self.training:
-            return {name: linear(features) for name, linear in {**dict(self.heads.items()), **balanced}.items()}
-        logits = {name: linear(features) for name, linear in self.heads.items()}
-        return {**logits, **{f"{name}/balanced": linear(features) for name, linear in balanced.items()}}
+            return {name: linear(of_head[name]) for name, linear in {**dict(self.heads.items()), **balanced}.items()}
+        logits = {name: linear(of_head[name]) for name, linear in self.heads.items()}
+        return {**logits, **{f"{name}/balanced": linear(of_head[name]) for name, linear in balanced.items()}}
 
     def summary(self) -> str:
         """One line: the class, its parameters, and whether something random is kept as it is."""
@@ -116,18 +131,18 @@ class FaceClassifier(BaseModel):
             "or pretrained, or set arch.args.batch_norm to train and arch.args.freeze to null"
         )
 
-    def _freeze(self, freeze: str | int | None, batch_norm: str) -> None:
+    def _freeze(self, freeze: str | int | None, batch_norm: str) -> set[str]:
+        """Returns the names in the backbone of the batch norm layers that keep their statistics."""
         frozen = set() if freeze is None else set(parameters_up_to(self.backbone, freeze))
         for name, parameter in self.backbone.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)
-        self.frozen_batch_norms = tuple(
-            f"backbone.{name}"
+        return {
+            name
             for name, module in self.backbone.named_modules()
             if isinstance(module, _BatchNorm)
             and (batch_norm == "frozen" or freeze == "backbone" or f"{name}.weight" in frozen)
-        )
-        self.train(self.training)
+        }
 
 
 def check_logits(logits: Tensor, head: str) -> None:
@@ -158,8 +173,13 @@ def _check_head(head: str | Mapping[str, str], heads: Mapping[str, int]) -> None
         check_heads(head, heads, "arch.args.head")
 
 
-def _check_arguments(heads: Mapping[str, int], dropout: float, batch_norm: str, head: str | Mapping[str, str]) -> None:
+def _check_arguments(
+    heads: Mapping[str, int], dropout: float, batch_norm: str, head: str | Mapping[str, str], share: str | int | None
+) -> None:
     _check_head(head, heads)
+    if share is not None and (len(heads) < 2 or head == "simclr"):
+        reason = "'simclr' trains none" if head == "simclr" else f"there is only '{next(iter(heads), '')}'"
+        raise UserError(f"arch.args.share: is for several heads, and {reason}; set it to null")
     if not heads and head != "simclr":
         raise UserError("arch: a FaceClassifier needs at least one head, that is one attribute with labels")
     for name, classes in heads.items():

@@ -112,3 +112,9 @@ def network_of(keys: Iterable[str]) -> str:
     """The network whose names `keys` look like, or ''."""
     text = "\n".join(keys)
     return next((name for pattern, name in LAYOUTS.items() if re.search(f"^{pattern}", text, re.MULTILINE)), "")
+
+
+def branches_of(keys: Iterable[str]) -> list[str]:
+    """The heads that `model.branches` gave branches in a file with these keys."""
+    found = (re.search(r"(^|\.)branches\.([^.]+)\.", key) for key in keys)
+    return list(dict.fromkeys(match[2] for match in found if match))

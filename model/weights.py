@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 from torch import Tensor, nn
 
 from model.weight_file import read_tensors
-from model.weight_keys import CLASSIFIER, Pattern, backbone_keys, network_of
+from model.weight_keys import CLASSIFIER, Pattern, backbone_keys, branches_of, network_of
 from utils.errors import ConfigError, UserError, did_you_mean
 from utils.files import sha256_of
 
@@ -175,6 +175,9 @@ def _check_fit(report: WeightReport, spec: WeightSpec, keys: Iterable[str], arch
     hint = ""
     if filled and absent:
         hint = f'\nNothing in the file for {", ".join(absent)}; "strict": "off" leaves that at random'
+    elif branches := branches_of(keys):
+        first = json.dumps(["backbone.trunk.", f"backbone.branches.{branches[0]}."])
+        hint = f'\nThe file\'s network has branches for {", ".join(branches)}: take one with "strip_prefix": {first}'
     elif network := network_of(keys):
         hint = f"\nThe file's keys look like those of a {network}"
     raise UserError(

@@ -21,6 +21,9 @@ def dataset(faces: Path, **changes) -> dict:
     return {"args": {"root": str(faces), "frame": "labels.csv", "attributes": ["hue"], **changes}}
 
 
+TOLD_BEFORE_IMAGES_ARE_READ = ("backbone", "refused by the optimizer", "stage to freeze", "weights file")
+
+
 def cases(faces: Path) -> dict[str, tuple[dict, list[str]]]:
     return {
         "typo in a type": ({"optimizer": {"type": "Adan", "args": {}}}, ["optimizer.type", "did you mean 'Adam'"]),
@@ -114,6 +117,8 @@ def test_mistake(case: str, tmp_path: Path, tiny_faces: Path, in_process):
     assert all(message in done.err for message in messages), done.err
     assert "Traceback" not in done.err and len(done.err.splitlines()) <= 3
     assert not (tmp_path / "saved" / "tiny").exists()
+    if case in TOLD_BEFORE_IMAGES_ARE_READ:
+        assert not (tmp_path / "saved" / ".cache").exists()
 
 
 def test_damaged_image_is_named_before_a_run_folder_exists(tmp_path, tiny_faces, run):
@@ -175,6 +180,9 @@ def test_only_the_newest_checkpoint_of_a_run_continues_it(tmp_path, tiny_faces, 
     assert several.code == 2 and f"is a folder of runs; name one: {run_dir}" in several.err
     other = in_process("test.py", "--resume", str(run_dir), "-s", "arch.args.backbone=resnet18")
     assert other.code == 2 and "holds another network; leave out arch.args.backbone" in other.err, other.err
+    like = in_process("test.py", "--resume", str(run_dir), "-s", 'arch.args.head={"default": "plain"}')
+    assert like.code == 2 and "holds another network; leave out arch.args.head" in like.err, like.err
+    assert in_process("test.py", "--resume", str(run_dir), "-s", "arch.args.dropout=0.5").code == 0
     (run_dir / "checkpoints" / "last.pth").write_bytes(b"PK torn")
     (run_dir / "checkpoints" / ".tmp-0123-best.pth").write_bytes(b"")
     assert in_process("train.py", "-r", str(run_dir)).code == 0

@@ -69,6 +69,65 @@ def test_forward_gives_the_logits_of_every_head():
     assert model.summary().startswith("FaceClassifier: ")
 
 
+@pytest.mark.parametrize(
+    ("backbone", "share"),
+    [(SMALL, 3), ("resnet18", "layer2"), ("convnext_atto", 1), ("test_vit", 2), ("densenet121", 1)],
+)
+def test_heads_share_the_stages_up_to_one_and_start_alike_behind_it(backbone, share):
+    """Each branch computes what the uncut network does, and a head's loss reaches no other head's branch."""
+    torch.manual_seed(0)
+    whole = FaceClassifier(HEADS, backbone=backbone).eval()
+    torch.manual_seed(0)
+    cut = FaceClassifier(HEADS, backbone=backbone, share=share, dropout=0.0).eval()
+    x = torch.randn(2, 3, *(whole.required_size or (64, 64)))
+    expected, features = whole.features(x), cut.features(x)
+    assert torch.equal(features, torch.cat([expected, expected], dim=1))
+    assert all(torch.equal(cut(x)[head], logits) for head, logits in whole(x).items())
+    assert all(torch.equal(cut(features)[head], logits) for head, logits in whole(x).items())
+
+    cut(x)["mask"].square().mean().backward()
+    of = {
+        part: list(cut.backbone.get_submodule(part).parameters())
+        for part in ("trunk", "branches.mask", "branches.gender")
+    }
+    assert {part: any(w.grad.any() for w in weights) for part, weights in of.items()} == {
+        "trunk": True,
+        "branches.mask": True,
+        "branches.gender": False,
+    }
+    count = sum(weight.numel() for weight in whole.backbone.parameters())
+    trunk, branch, other = (sum(weight.numel() for weight in weights) for weights in of.values())
+    assert trunk + branch == count and branch == other
+
+
+def test_a_cut_backbone_keeps_what_is_frozen():
+    model = FaceClassifier(HEADS, backbone=SMALL, freeze=2, share=3, batch_norm="frozen").train()
+    assert not model.has_batch_norm and not any(w.requires_grad for w in model.backbone.trunk.blocks[:2].parameters())
+    assert all(w.requires_grad for w in model.backbone.branches.parameters())
+    trains = FaceClassifier(HEADS, backbone=SMALL, freeze=2, share=3).train()
+    kept = {
+        f"backbone.trunk.{name}"
+        for name, module in trains.backbone.trunk.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and name.startswith(("bn1", "blocks.0", "blocks.1"))
+    }
+    assert set(trains.frozen_batch_norms) == kept and kept
+
+
+def test_weights_of_one_branch(tmp_path):
+    """What a network with branches has learned can start another, a branch at a time."""
+    cut = FaceClassifier(HEADS, backbone=SMALL, share=3)
+    with torch.no_grad():
+        cut.backbone.branches["gender"].conv_head.weight += 1
+    torch.save(cut.state_dict(), tmp_path / "model.pth")
+    with pytest.raises(UserError, match='branches for mask, gender: take one with "strip_prefix": '):
+        FaceClassifier(HEADS, backbone=SMALL, weights=str(tmp_path / "model.pth"))
+    prefixes = ["backbone.trunk.", "backbone.branches.gender."]
+    one = FaceClassifier(HEADS, backbone=SMALL, weights={"path": str(tmp_path / "model.pth"), "strip_prefix": prefixes})
+    assert one.weight_report.share == 1
+    assert torch.equal(one.backbone.conv_head.weight, cut.backbone.branches["gender"].conv_head.weight)
+    assert torch.equal(one.backbone.conv_stem.weight, cut.backbone.trunk.conv_stem.weight)
+
+
 def test_no_dropout_for_the_clean_rows():
     model = FaceClassifier(HEADS, backbone="convnext_atto", dropout=0.5)
     x = images(4)
@@ -92,6 +151,15 @@ def test_no_dropout_for_the_clean_rows():
         ({"backbone": SMALL, "heads": {"type": 2}}, "'type' cannot be the name of a head"),
         ({"backbone": SMALL, "freeze": "layer1"}, "choose from backbone, blocks.0, blocks.1"),
         ({"backbone": SMALL, "freeze": 7}, "0 to 6"),
+        (
+            {"backbone": SMALL, "share": "layer1"},
+            "arch.args.share: this backbone has no stage 'layer1'; choose from blocks.0",
+        ),
+        ({"backbone": SMALL, "share": 6}, "arch.args.share: 6 is the last stage"),
+        ({"backbone": SMALL, "share": 1, "freeze": 2}, "share at least what arch.args.freeze names"),
+        ({"backbone": SMALL, "share": 1, "heads": {"age": 3}}, "there is only 'age'"),
+        ({"backbone": SMALL, "share": 1, "head": "simclr"}, "'simclr' trains none"),
+        ({"backbone": "inception_resnet_v2", "share": 1}, "a InceptionResnetV2 cannot be cut"),
         ({"backbone": SMALL, "pretrained": True, "weights": "no.pth"}, "no such file 'no.pth'"),
         ({"backbone": "vit_tiny_r_s16_p8_224.none", "pretrained": True}, "no weights named 'none'"),
         ({"backbone": "coatnet_0_224", "pretrained": True}, "no pretrained weights"),

@@ -53,6 +53,10 @@ def test_statistics_are_those_of_all_pixels(tmp_path: Path):
     assert changed.mean[0] > found.mean[0]
     shrunk = pixel_statistics(files, (6, 5), tmp_path / "cache")
     assert shrunk.pixels == 8 * 30 and shrunk.std[0] < changed.std[0]
+    for bad in (files[2], files[6]):
+        bad.write_bytes(b"no image")
+    with pytest.raises(UserError, match=rf"{files[2].name}: cannot be decoded.*\n.*{files[6].name}: cannot be decoded"):
+        pixel_statistics(files, None, tmp_path / "cache")
 
 
 def test_the_line_of_statistics_is_a_valid_option_about_training_images(tmp_path: Path, tiny_faces: Path, in_process):

@@ -65,9 +65,12 @@ def build_trainer(
     streams, learns_labels = getattr(trainer_type, "streams"), "plain" in getattr(trainer_type, "trains_heads")  # noqa: B009
     _check_heads(config, labels)
     without = _check_classes(config, labels) if learns_labels else []
+    heads = {head: len(names) for head, names in labels.frame.heads.items()}
+    model = build_model(config, heads, load_weights=state is None).to(device)
+    optimizer = build_optimizer(config, model)
+    _check_speed(config, device, tuning=state is None)
+    # After what can be wrong with the parts above: images may take minutes to decode.
     data = FaceData(config, labels, open_run_images(config, labels, tell), streams, device, world)
-    model = build_model(config, {head: len(names) for head, names in data.classes.items()}, state is None)
-    model = model.to(device)
     normalization = choose_normalization(config, model)
     dtype = choose_dtype(config.trainer.precision, device)
     batches: TrainingData = data
@@ -76,12 +79,6 @@ def build_trainer(
             model.load_state_dict(state["model"])
         batches = feature_data(config, data, model, Normalize(*normalization, device), dtype, world, tell)
     steps = config.trainer.steps_per_epoch or -(-data.steps_per_pass() // config.trainer.accumulate)
-    optimizer = build_optimizer(config, model)
-    speed = config.trainer.speed
-    if isinstance(speed, Speed) and state is None:
-        check_threads(config, speed.threads)
-    if isinstance(speed, Speed) and speed.compile and (problem := compiler_problem(device)):
-        raise ConfigError(f"{config.where('trainer.speed.compile')}: torch.compile cannot work here: {problem}")
     progress = torch.zeros((), device=device)
     parts = Parts(
         config=config,
@@ -123,6 +120,14 @@ def build_trainer(
             "no gradient reaches the backbone: data_loader.feature_views=1 would compute its features only once"
         )
     return Built(trainer, labels, [*notes, *measured])
+
+
+def _check_speed(config: Config, device: torch.device, tuning: bool) -> None:
+    speed = config.trainer.speed
+    if isinstance(speed, Speed) and tuning:
+        check_threads(config, speed.threads)
+    if isinstance(speed, Speed) and speed.compile and (problem := compiler_problem(device)):
+        raise ConfigError(f"{config.where('trainer.speed.compile')}: torch.compile cannot work here: {problem}")
 
 
 def open_run_images(config: Config, labels: Labels, tell: Any) -> Any:

@@ -26,12 +26,13 @@ from trainer.ensemble import Ensemble
 from trainer.scored_rows import common_rows, known_ages
 from trainer.test_time_views import TestTimeView
 from utils.checkpoint import load_checkpoint
-from utils.config import Config, apply_overrides, config_from_dict, differences
+from utils.config import Config, apply_overrides, config_from_dict, differences, is_about
 from utils.errors import UserError
 from utils.memory import keep_freed_memory
-from utils.run_folder import checkpoint_in
+from utils.run_folder import checkpoint_in, run_folder_of
 
-ANSWERING = ("arch.", "views.", "trainer.evaluation_prior")  # what an override changes the model's answers with
+ANSWERING = ("arch", "views", "trainer.evaluation_prior")  # what an override changes the model's answers with
+FOR_TRAINING = tuple(f"arch.args.{name}" for name in ("weights", "pretrained", "dropout", "freeze", "batch_norm"))
 
 
 @dataclass
@@ -65,29 +66,23 @@ def load_for_evaluation(
     state = load_checkpoint(path)
     stored = config_from_dict(json.loads(state["config"]), str(path))
     config = apply_overrides(stored, overrides or [], config_file)
-    changed = [line for line in differences(stored, config) if line.startswith(ANSWERING)]
+    changed = [line for line in differences(stored, config) if is_about(line, ANSWERING)]
     if calibrated and changed:
         raise UserError(
             f"{path}: a calibration holds for the model as it was trained; not with {', '.join(changed)} (-s or -c)"
         )
+    network = [line for line in changed if is_about(line, ["arch"]) and not is_about(line, FOR_TRAINING)]
+    if network:
+        raise UserError(f"{path}: holds another network; leave out {', '.join(network)} (-s or -c)")
     classes = {head: tuple(names) for head, names in state["classes"].items()}
     if not classes:
         raise UserError(f"{path}: holds a backbone trained without labels and no classifier; see arch.args.weights")
     model = build_model(config, {head: len(names) for head, names in classes.items()}, load_weights=False)
-    try:
-        model.load_state_dict(state["ema"]["model"] if state["ema"] else state["model"])
-    except RuntimeError as error:
-        network = [line for line in changed if line.startswith("arch.")]
-        if not network:
-            raise
-        raise UserError(f"{path}: holds another network; leave out {', '.join(network)} (-s or -c)") from error
+    model.load_state_dict(state["ema"]["model"] if state["ema"] else state["model"])
     log_prior = state.get("log_prior") or {head: [0.0] * len(names) for head, names in classes.items()}
     strength = config.trainer.evaluation_prior
     offsets = {head: strength * torch.tensor(p, dtype=torch.float64, device=device) for head, p in log_prior.items()}
-    run_dir = path.parent.parent
-    if path.parent.name != "checkpoints":  # a copy, such as saved/model.pth; save_dir may be relative to another folder
-        places = (Path(config.trainer.save_dir) / state["run"], path.parent / state["run"])
-        run_dir = next((place for place in places if place.is_dir()), path.parent)
+    run_dir = run_folder_of(path, Path(config.trainer.save_dir), state["run"]) or path.parent
     lay_out(model.to(device), torch.channels_last)
     return Loaded(path, config, model.eval(), classes, state["normalization"], offsets, state["data"], run_dir)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import time
 from pathlib import Path
@@ -21,12 +20,12 @@ from trainer.build import Built, build_trainer
 from trainer.components import check_components
 from trainer.speed import adopt
 from utils.checkpoint import DamagedCheckpoint, load_newest
-from utils.config import Config, apply_overrides, config_from_dict, differences
+from utils.config import Config, apply_overrides, config_from_dict, differences, is_about
 from utils.device import choose_device
 from utils.distributed import World, is_main_process, join_world, wait_for_all
 from utils.errors import ConfigError, UserError
 from utils.files import atomic_write
-from utils.run_folder import checkpoint_in, create_run_folder, lock, run_folders
+from utils.run_folder import checkpoint_in, create_run_folder, lock, run_folder_of, run_folders
 
 # What may differ between a run and its continuation; anything else would make it another run.
 MAY_CHANGE = (
@@ -127,7 +126,12 @@ def _start_or_continue(
     stored = config_from_dict(json.loads(state["config"]), str(used))
     wanted = adopt(config or apply_overrides(stored, overrides, config_file), stored)
     _refuse_changes(stored, wanted)
-    run_dir = _run_dir_of(used, wanted, state)
+    run_dir = run_folder_of(used, Path(wanted.trainer.save_dir), state["run"])
+    if run_dir is None:
+        raise UserError(
+            f"{used}: the folder of its run '{state['run']}' is neither in {wanted.trainer.save_dir} nor beside it; "
+            "continue from a checkpoint in a run folder"
+        )
     _refuse_rewinding(used, run_dir, state)
     if run_id is not None and run_id != run_dir.name:
         raise UserError(f"--run-id {run_id}: {path} continues the run '{run_dir.name}'")
@@ -140,15 +144,6 @@ def _start_or_continue(
     notes = [*damaged, *([f"falling back to {used}"] if damaged else [])]
     notes += [f"changed: {line}" for line in differences(stored, wanted)]
     return wanted, state, run_dir, [*notes, f"continuing after step {state['step']} from {used}"]
-
-
-def _run_dir_of(path: Path, config: Config, state: dict[str, Any]) -> Path:
-    if path.parent.name == "checkpoints":
-        return path.parent.parent
-    run_dir = Path(config.trainer.save_dir) / state["run"]
-    if not run_dir.is_dir():
-        raise UserError(f"{path}: its run folder {run_dir} is not there; continue from a checkpoint in a run folder")
-    return run_dir
 
 
 def _refuse_rewinding(path: Path, run_dir: Path, state: dict[str, Any]) -> None:
@@ -180,8 +175,7 @@ def _unfinished(config: Config) -> Path | None:
 
 def forbidden(changes: list[str]) -> list[str]:
     """Those of `differences` that would make another run."""
-    keys = [(line, re.sub(r"\[\d+\]", "", line.split(":")[0])) for line in changes]
-    return [line for line, key in keys if not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)]
+    return [line for line in changes if not is_about(line, MAY_CHANGE)]
 
 
 def _refuse_changes(stored: Config, wanted: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -16,6 +16,13 @@ class ConfigError(UserError):
     def __init__(self, problems: Iterable[str] | str):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+def raise_all(problems: Sequence[str]) -> None:
+    """Raises UserError with a line for each problem (the first five of them), if there is one."""
+    if problems:
+        more = f"\n… and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError("\n".join(problems[:5]) + more)
 
 
 def did_you_mean(name: str, choices: Iterable[str], most: int = 12) -> str:

@@ -73,6 +73,16 @@ def is_run_folder(path: Path) -> bool:
     return (path / "checkpoints").is_dir()
 
 
+def run_folder_of(checkpoint: Path, save_dir: Path, run: str) -> Path | None:
+    """The folder of the run that wrote a checkpoint: around it, or that of `run` where it is a copy.
+
+    save_dir may be relative to the folder that the training was started in, so a copy is looked for beside it too.
+    """
+    if checkpoint.parent.name == "checkpoints":
+        return checkpoint.parent.parent
+    return next((place for place in (save_dir / run, checkpoint.parent / run) if place.is_dir()), None)
+
+
 def checkpoint_in(path: Path) -> Path:
     """A checkpoint's path: `path` itself, or the last checkpoint of the run folder that `path` is.
 

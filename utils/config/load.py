@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ def apply_overrides(
 def differences(a: Config, b: Config) -> list[str]:
     """What changes from a to b: `optimizer.args.lr: 0.001 -> 0.05`."""
     return list(_changes(a.to_dict(), b.to_dict(), ()))
+
+
+def is_about(change: str, of: Iterable[str]) -> bool:
+    """Whether a line of `differences` is about one of these keys or what is in it; `dataset` means each data set."""
+    changed = re.sub(r"\[\d+\]", "", change.split(":")[0])
+    return any(changed == key or changed.startswith(f"{key}.") for key in of)
 
 
 def _changes(a: Any, b: Any, key: Key) -> Iterator[str]:
