@@ -77,6 +77,8 @@ class Networks(Runs[Network]):
             settings.append(f"split.from={json.dumps(str(self._split(seeded, run.name)))}")
             if isinstance(seeded.labels.labeled, dict):  # else all data sets would stay in it
                 seeded = apply_overrides(seeded, ["labels.labeled=null"])
+        if run.name != HEADS and self.base.arch.args.get("share") is not None:
+            settings.append("arch.args.share=null")
         if run.name == JOINT:
             settings += [*SUPERVISED, "dataset.args.joint=true", 'loss={"type": "logit_adjustment"}']
         return apply_overrides(seeded, settings)

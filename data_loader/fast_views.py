@@ -1,4 +1,4 @@
-"""FixMatch's flip, translation, RandAugment and cutout in OpenCV and NumPy, in a sixth of the time of albumentations.
+"""The views of most configs in OpenCV and NumPy, in a quarter of the time of albumentations and less.
 
 Images are uint8 [h, w, 3] RGB. No function writes into the image it gets.
 """
@@ -90,8 +90,13 @@ def _warp(image: Image, matrix: np.ndarray) -> Image:
 
 
 def rotate(image: Image, magnitude: int) -> Image:
+    return turn(image, 3.0 * magnitude, 1.0)
+
+
+def turn(image: Image, degrees: float, scale: float) -> Image:
+    """Counter-clockwise by `degrees` and magnified by `scale`, about the center."""
     center = (image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2
-    return _warp(image, cv2.getRotationMatrix2D(center, -3 * magnitude, 1))
+    return _warp(image, cv2.getRotationMatrix2D(center, -degrees, 1 / scale))
 
 
 def shear_x(image: Image, magnitude: int) -> Image:
@@ -144,6 +149,32 @@ class FlipTranslate:
         if flipped < 0.5:
             image = cv2.flip(image, 1)
         return shift(image, int(down * (2 * most_down + 1)) - most_down, int(right * (2 * most_right + 1)) - most_right)
+
+
+class TurnScale:
+    """Every second image turned by up to `degrees` either way and magnified by 1 - `scale` to 1 + `scale`."""
+
+    def __init__(self, degrees: float, scale: float):
+        self.degrees, self.scale = degrees, scale
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        applied, angle, size = rng.random(3).tolist()
+        if applied >= 0.5:
+            return image
+        return turn(image, self.degrees * (2 * angle - 1), 1 + self.scale * (2 * size - 1))
+
+
+class BrightnessContrast:
+    """Every second image's values v become (1 + c) · v + 255 · b, with b and c drawn from -`most` to `most`."""
+
+    def __init__(self, most: float):
+        self.most = most
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        applied, b, c = rng.random(3).tolist()
+        if applied >= 0.5:
+            return image
+        return cv2.addWeighted(image, 1 + self.most * (2 * c - 1), image, 0, 255 * self.most * (2 * b - 1))
 
 
 class RandAugment:

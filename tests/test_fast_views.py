@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from data_loader import fast_views
 from data_loader.dataset import FaceDataset
-from data_loader.fast_views import GEOMETRIC, OPERATIONS, Cutout, shift
+from data_loader.fast_views import GEOMETRIC, OPERATIONS, BrightnessContrast, Cutout, shift, turn
 from data_loader.views import View
 from utils.random_state import sample_seeds
 
@@ -133,6 +133,36 @@ def test_half_are_mirrored_and_translations_are_uniform_up_to_an_eighth(preset):
         assert set(down) == set(range(-10, 11)) and set(right) == set(range(-14, 15))
         assert np.bincount(down + 10).min() > 120 and np.bincount(right + 14).min() > 85, "equal would be 190 and 138"
         assert np.abs(np.corrcoef([mirrored, down, right]) - np.eye(3)).max() < 0.08
+
+
+def test_turning_and_light_are_those_of_albumentations(photo):
+    for degrees, scale in ((10, 1.0), (-7, 1.1), (3, 0.9)):
+        reflected = {"border_mode": cv2.BORDER_REFLECT_101, "p": 1}
+        expected = A.Affine(rotate=(degrees, degrees), scale=(scale, scale), **reflected)(image=photo)["image"]
+        assert np.array_equal(turn(photo, degrees, scale), expected)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        applied, b, c = np.random.default_rng(seed).random(3)
+        b, c = 0.4 * b - 0.2, 0.4 * c - 0.2
+        there = A.RandomBrightnessContrast(brightness_limit=(b, b), contrast_limit=(c, c), p=1)(image=photo)["image"]
+        found = BrightnessContrast(0.2)(photo, rng)
+        assert np.abs(found.astype(int) - (there if applied < 0.5 else photo)).max() <= 1
+
+
+def test_light_turns_and_lights_every_second_image_up_to_its_limits(monkeypatch, photo):
+    turned: list[tuple[float, float]] = []
+    monkeypatch.setattr(fast_views, "turn", lambda image, degrees, scale: turned.append((degrees, scale)) or image)
+    view, flat, levels = View("light", (HEIGHT, WIDTH)), np.full((HEIGHT, WIDTH, 3), 100, np.uint8), []
+    for seed in sample_seeds(0, 1, positions=np.arange(4000)):
+        levels.append(int(view(flat, int(seed))[0, 0, 0]))
+    degrees, scales = np.array(turned).T
+    assert len(turned) / 4000 == pytest.approx(0.5, abs=0.04)
+    for values, low, high in ((degrees, -10, 10), (scales, 0.9, 1.1)):
+        assert low <= values.min() < low + 0.02 * (high - low) and high - 0.02 * (high - low) < values.max() <= high
+        assert np.histogram(values, 4, (low, high))[0].min() > 420, "equal would be 500"
+    assert abs(np.corrcoef(degrees, scales)[0, 1]) < 0.08
+    assert (np.array(levels) == 100).mean() == pytest.approx(0.5, abs=0.04)
+    assert min(levels) < 40 and max(levels) > 160 and min(levels) >= 29 and max(levels) <= 171
 
 
 def test_cutout_is_relative_to_the_image_size_and_reaches_everywhere():
