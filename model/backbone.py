@@ -36,10 +36,20 @@ def create_backbone(name: str, pretrained: bool = False) -> nn.Module:
     if tag and tag not in tags:
         raise UserError(f"arch.args.backbone: '{architecture}' has no weights named '{tag}'{did_you_mean(tag, tags)}")
     if not pretrained:
-        return timm.create_model(name, pretrained=False, num_classes=0)
+        return _without_dropout(timm.create_model(name, pretrained=False, num_classes=0))
     if not tags:
         raise UserError(f"arch.args.pretrained: timm has no pretrained weights for '{name}'; {_WAYS_OUT}")
-    return _create_pretrained(name)
+    return _without_dropout(_create_pretrained(name))
+
+
+def _without_dropout(backbone: nn.Module) -> nn.Module:
+    """Some of timm's networks drop a fifth of their features by default, besides what the config asks for."""
+    for module in backbone.modules():
+        if isinstance(getattr(module, "drop_rate", None), float):
+            module.drop_rate = 0.0  # type: ignore[assignment]
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return backbone
 
 
 def _create_pretrained(name: str) -> nn.Module:

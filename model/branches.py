@@ -50,10 +50,11 @@ def branch_off(backbone: nn.Module, share: str | int, heads: Iterable[str]) -> B
     if shared == len(names):
         raise UserError(f"{where}: {share!r} is the last stage, so nothing is left for a branch; null shares all")
     before, after = _cut(backbone, names[shared])
-    if not all(weight.requires_grad for name in after for weight in backbone.get_submodule(name).parameters()):
+    if not _trains(backbone, after):
+        trained = [number for number, name in enumerate(names) if _trains(backbone, [name])]
+        advice = f"share at least {trained[0]}" if trained and trained[0] else "set it to null"
         raise UserError(
-            f"{where}: stages behind {share!r} are frozen, so that branches of them would all be the same; "
-            "share at least what arch.args.freeze names"
+            f"{where}: arch.args.freeze freezes stages behind {share!r}, whose branches would be the same; {advice}"
         )
     trunk, branch = _without(backbone, after), _without(backbone, before)
     if isinstance(getattr(trunk, "global_pool", None), str):  # a transformer, which pools by this name
@@ -64,6 +65,10 @@ def branch_off(backbone: nn.Module, share: str | int, heads: Iterable[str]) -> B
     if not _computes_the_same(backbone, trunk, branch):
         raise UserError(f"{where}: a {type(backbone).__name__} cannot be cut into stages; set it to null")
     return found
+
+
+def _trains(backbone: nn.Module, names: Iterable[str]) -> bool:
+    return all(weight.requires_grad for name in names for weight in backbone.get_submodule(name).parameters())
 
 
 class _Passes(nn.Module):

@@ -19,7 +19,7 @@ from model.backbone import (
     required_size,
 )
 from model.branches import Branches, branch_off
-from model.weights import WeightReport, WeightSpec, load_weights_into
+from model.weights import WeightFile, WeightReport, WeightSpec
 from utils.errors import UserError, check_heads, did_you_mean
 
 __all__ = ["FaceClassifier"]
@@ -64,8 +64,10 @@ class FaceClassifier(BaseModel):
         spec = None if weights is None else WeightSpec.from_config(weights)
         self.backbone = create_backbone(backbone, pretrained=pretrained and load_weights and spec is None)
         self.weight_report: WeightReport | None = None
-        if spec is not None and load_weights:
-            self.weight_report = load_weights_into(self.backbone, spec, backbone)
+        file = WeightFile(spec) if spec is not None and load_weights else None
+        in_branches = file is not None and share is not None and set(file.branches) == set(heads)
+        if file is not None and not in_branches:
+            self.weight_report = file.load_into(self.backbone, backbone)
         self.starts_random = not pretrained and spec is None
         self.normalization: Normalization = (spec and spec.normalization) or normalization(self.backbone)
         self.required_size = required_size(self.backbone)
@@ -81,6 +83,8 @@ class FaceClassifier(BaseModel):
         frozen = self._freeze(freeze, batch_norm)
         if share is not None:
             self.backbone = branch_off(self.backbone, share, heads)
+        if file is not None and in_branches:
+            self.weight_report = file.load_into(self.backbone, backbone)
         self.frozen_batch_norms = tuple(
             f"backbone.{name}"
             for name, module in self.backbone.named_modules()

@@ -27,6 +27,8 @@ def read_tensors(path: Path, key_in_file: str = "auto") -> tuple[dict[str, Tenso
     if key_in_file != "auto":
         content, where = _descend(content, key_in_file, path), key_in_file
     else:
+        if average := _our_average(content):
+            return average, "ema.model"
         while inner := _container(content):
             content, where = content[inner], f"{where}.{inner}".strip(".")
     tensors = _tensors(content)
@@ -61,6 +63,12 @@ def _read(path: Path) -> Any:
 def _beginning(path: Path) -> str:
     with path.open("rb") as file:
         return repr(file.read(24))[1:]
+
+
+def _our_average(content: Any) -> dict[str, Tensor]:
+    """In a checkpoint of this project the averaged weights, where there are any: they are the ones that were scored."""
+    ours = isinstance(content, Mapping) and {"format", "config", "ema"} <= content.keys()
+    return _tensors((content["ema"] or {}).get("model")) if ours else {}
 
 
 def _descend(content: Any, dotted: str, path: Path) -> Any:

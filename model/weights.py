@@ -118,36 +118,44 @@ class WeightReport:
         return f"weights {self.path}: " + "; ".join([*parts, *self.notes])
 
 
-def load_weights_into(backbone: nn.Module, spec: WeightSpec, architecture: str) -> WeightReport:
-    """Fills `backbone` (the timm model `architecture`) from the file of `spec`.
+class WeightFile:
+    """The tensors of a file. branches: the heads that have branches of their own in it (see `model.branches`).
 
-    Raises UserError if the file cannot be read, has another digest, or fits worse than `spec.strict` allows.
+    Raises UserError if the file cannot be read or has another digest.
     """
-    path = _existing(spec)
-    source, where = read_tensors(path, spec.key_in_file)
-    wanted = _without_counters(backbone.state_dict())
-    source = _without_counters(source)
-    keys, how = backbone_keys(source, wanted, spec.strip_prefix, spec.rename, architecture)
 
-    fitting = {key: name for key, name in keys.items() if key in wanted and source[name].shape == wanted[key].shape}
-    other = [
-        f"{key} {list(source[keys[key]].shape)} instead of {list(wanted[key].shape)}"
-        for key in wanted
-        if key in keys and key not in fitting
-    ]
-    notes = [*([f"read from '{where}'"] if where else []), *how, *_other_architecture(path, architecture)]
-    report = WeightReport(
-        path=str(path),
-        matched=[key for key in wanted if key in fitting],
-        missing=[key for key in wanted if key not in keys],
-        unexpected=[name for key, name in keys.items() if key not in wanted],
-        shape_mismatch=other,
-        share=_values(wanted[key] for key in fitting) / _values(wanted.values()),
-        notes=tuple(notes),
-    )
-    _check_fit(report, spec, keys, architecture)
-    backbone.load_state_dict({key: source[name] for key, name in fitting.items()}, strict=False)
-    return report
+    def __init__(self, spec: WeightSpec):
+        self.spec, self.path = spec, _existing(spec)
+        tensors, self.where = read_tensors(self.path, spec.key_in_file)
+        self.tensors = _without_counters(tensors)
+        self.branches = branches_of(tensors)
+
+    def load_into(self, backbone: nn.Module, architecture: str) -> WeightReport:
+        """Fills `backbone` (the timm model `architecture`, or branches of it).
+
+        Raises UserError if the file fits worse than `spec.strict` allows.
+        """
+        source, wanted = self.tensors, _without_counters(backbone.state_dict())
+        keys, how = backbone_keys(source, wanted, self.spec.strip_prefix, self.spec.rename, architecture)
+        fitting = {key: name for key, name in keys.items() if key in wanted and source[name].shape == wanted[key].shape}
+        other = [
+            f"{key} {list(source[keys[key]].shape)} instead of {list(wanted[key].shape)}"
+            for key in wanted
+            if key in keys and key not in fitting
+        ]
+        notes = [*([f"read from '{self.where}'"] if self.where else []), *how]
+        report = WeightReport(
+            path=str(self.path),
+            matched=[key for key in wanted if key in fitting],
+            missing=[key for key in wanted if key not in keys],
+            unexpected=[name for key, name in keys.items() if key not in wanted],
+            shape_mismatch=other,
+            share=_values(wanted[key] for key in fitting) / _values(wanted.values()),
+            notes=(*notes, *_other_architecture(self.path, architecture)),
+        )
+        _check_fit(report, self.spec, keys, architecture)
+        backbone.load_state_dict({key: source[name] for key, name in fitting.items()}, strict=False)
+        return report
 
 
 def _existing(spec: WeightSpec) -> Path:

@@ -189,6 +189,23 @@ def test_only_the_newest_checkpoint_of_a_run_continues_it(tmp_path, tiny_faces, 
     assert not list(run_dir.rglob(".tmp-*")) and (run_dir / "metrics.csv").read_bytes() != b""
 
 
+def test_a_run_that_is_damaged_beyond_continuing_does_not_block_auto(tmp_path, tiny_faces, in_process):
+    config = write_config(tmp_path, tiny_faces)
+    short = ["-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}", "-s", "trainer.steps_per_epoch=1"]
+    auto = ["train.py", "-c", str(config), *short, "-s", "trainer.epochs=1"]
+    checkpoints = tmp_path / "saved" / "tiny" / "a" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for name in ("last.pth", "best.pth", ".tmp-0123-best.pth"):
+        (checkpoints / name).write_bytes(b"PK torn")
+    refused = in_process("train.py", "-r", str(checkpoints.parent))
+    assert refused.code == 2 and "last.pth: damaged" in refused.err and "there is still" not in refused.err, refused.err
+    done = in_process(*auto, "-r", "auto", "--run-id", "b")
+    assert done.code == 0 and f"-r auto: {checkpoints.parent} cannot be continued" in done.out, done.out + done.err
+    (checkpoints / "last.pth").unlink()
+    refused = in_process("train.py", "-r", str(checkpoints.parent))
+    assert refused.code == 2 and f"there are {checkpoints}/best.pth\n" in refused.err, refused.err
+
+
 def test_predict_takes_a_run_folder_and_names_all_files_that_are_no_images(tmp_path, tiny_faces, in_process):
     config = write_config(tmp_path, tiny_faces)
     short = ["-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}", "-s", "trainer.steps_per_epoch=1"]

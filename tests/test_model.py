@@ -126,6 +126,21 @@ def test_weights_of_one_branch(tmp_path):
     assert one.weight_report.share == 1
     assert torch.equal(one.backbone.conv_head.weight, cut.backbone.branches["gender"].conv_head.weight)
     assert torch.equal(one.backbone.conv_stem.weight, cut.backbone.trunk.conv_stem.weight)
+    again = FaceClassifier(HEADS, backbone=SMALL, share=3, weights=str(tmp_path / "model.pth"))
+    assert again.weight_report.share == 1 and all(
+        torch.equal(weight, cut.backbone.state_dict()[name]) for name, weight in again.backbone.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(("backbone", "share"), [("rexnet_100", None), ("ghostnet_100", 5)])
+def test_no_dropout_but_that_of_the_config(backbone, share):
+    """timm gives these networks dropout by default, one of them in a function that is not a layer."""
+    model = FaceClassifier(HEADS, backbone=backbone, share=share, dropout=0.0, batch_norm="frozen")
+    x = images(2)
+    for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0  # stochastic depth is part of the network
+    assert torch.allclose(model.train()(x)["mask"], model.eval()(x)["mask"], atol=1e-5)
 
 
 def test_no_dropout_for_the_clean_rows():
@@ -156,7 +171,11 @@ def test_no_dropout_for_the_clean_rows():
             "arch.args.share: this backbone has no stage 'layer1'; choose from blocks.0",
         ),
         ({"backbone": SMALL, "share": 6}, "arch.args.share: 6 is the last stage"),
-        ({"backbone": SMALL, "share": 1, "freeze": 2}, "share at least what arch.args.freeze names"),
+        (
+            {"backbone": SMALL, "share": 1, "freeze": 2},
+            "arch.args.freeze freezes stages behind 1, whose branches would be the same; share at least 2",
+        ),
+        ({"backbone": SMALL, "share": 1, "freeze": "backbone"}, "the same; set it to null"),
         ({"backbone": SMALL, "share": 1, "heads": {"age": 3}}, "there is only 'age'"),
         ({"backbone": SMALL, "share": 1, "head": "simclr"}, "'simclr' trains none"),
         ({"backbone": "inception_resnet_v2", "share": 1}, "a InceptionResnetV2 cannot be cut"),
@@ -394,7 +413,7 @@ def test_torchvision_net_that_pads_differently_is_refused(tmp_path):
 
 def test_own_checkpoint_and_its_average(tmp_path):
     live, average = (FaceClassifier({"age": 4}, backbone=SMALL) for _ in range(2))
-    content = {
+    content: dict = {
         "format": 1,
         "config": "{}",
         "model": live.state_dict(),
@@ -403,12 +422,15 @@ def test_own_checkpoint_and_its_average(tmp_path):
     }
     path = str(tmp_path / "best.pth")
     torch.save(content, path)
-    for options, source in (({}, live), ({"key_in_file": "ema.model"}, average)):
+    for options, source in (({}, average), ({"key_in_file": "model"}, live)):
         model = FaceClassifier(HEADS, backbone=SMALL, weights={"path": path, **options})
         assert torch.equal(model.backbone.conv_stem.weight, source.backbone.conv_stem.weight)
         assert model.weight_report.unexpected == ["heads.age.weight", "heads.age.bias"]
     with pytest.raises(UserError, match=r"key_in_file: .*has no 'emma.model'; did you mean 'ema'"):
         FaceClassifier(HEADS, backbone=SMALL, weights={"path": path, "key_in_file": "emma.model"})
+    torch.save({**content, "ema": None}, path)
+    model = FaceClassifier(HEADS, backbone=SMALL, weights=path)
+    assert torch.equal(model.backbone.conv_stem.weight, live.backbone.conv_stem.weight)
 
 
 def test_safetensors_prefixes_renames_and_normalization(tmp_path):

@@ -160,6 +160,14 @@ def test_pretrain_resume_test_and_load_the_backbone(tmp_path, tiny_faces, in_pro
     assert refused.code == 2 and "FixMatchTrainer does not train a model with the head 'simclr'" in refused.err
 
 
+def test_one_image_has_nothing_to_be_compared_with(tmp_path, tiny_faces, in_process):
+    config = write_config(tmp_path, tiny_faces, **PRETRAINING, trainer=SIMCLR)
+    done = in_process("train.py", "-c", str(config), "-s", "data_loader.batch_size=1")
+    assert done.code == 2 and "data_loader.batch_size: SimCLRTrainer compares the images of a batch" in done.err, (
+        done.err
+    )
+
+
 def test_images_without_any_label(tmp_path, tiny_faces, in_process):
     root = tmp_path / "faces"
     shutil.copytree(tiny_faces / "images", root / "unlabeled")

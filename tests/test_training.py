@@ -322,7 +322,7 @@ def test_schedulers_of_torch_work_by_name(tmp_path, tiny_faces, run, scheduler):
         tmp_path,
         tiny_faces,
         lr_scheduler=scheduler,
-        optimizer={"args": {"lr": 1e-9}, "backbone_lr": None},
+        optimizer={"args": {"lr": 1e-9}, "backbone_lr": 1e-10 if scheduler["type"] == "OneCycleLR" else None},
         trainer={"type": "SupervisedTrainer", "args": {}, "epochs": 4, "steps_per_epoch": 1, "ema": None},
     )
     done = run("train.py", "-c", config, "--run-id", "x")
@@ -330,6 +330,9 @@ def test_schedulers_of_torch_work_by_name(tmp_path, tiny_faces, run, scheduler):
     lr = pd.read_csv(tmp_path / "saved" / "tiny" / "x" / "metrics.csv")["lr"]
     if scheduler["type"] == "OneCycleLR":
         assert lr.max() == pytest.approx(0.01, rel=0.3) and lr.iloc[-1] < 1e-6
+        state = torch.load(tmp_path / "saved" / "tiny" / "x" / "checkpoints" / "last.pth", weights_only=True)
+        highest = {group["name"]: group["max_lr"] for group in state["optimizer"]["param_groups"]}
+        assert highest["head"] == 0.01 and highest["backbone"] == pytest.approx(0.001), "as backbone_lr is to lr"
     elif scheduler["type"] == "StepLR":
         assert lr.to_list() == pytest.approx([1e-9, 1e-10, 1e-11, 1e-12])
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
+from typing import Any
 
 import torch
 
@@ -25,6 +26,8 @@ def build_scheduler(config: Config, optimizer: torch.optim.Optimizer, steps_per_
     ).parameters
     if "total_steps" in parameters and not args.get("total_steps"):
         args["total_steps"] = _length(config, steps_per_epoch)
+    for name in {"base_lr", "max_lr"} & parameters.keys() & args.keys():
+        args[name] = _of_each_group(args[name], config, optimizer)
     if config.lr_scheduler.type == "ReduceLROnPlateau":
         args.setdefault("mode", config.trainer.monitor.split()[0])
     component = Component(type=config.lr_scheduler.type, args=args)
@@ -37,6 +40,14 @@ def build_scheduler(config: Config, optimizer: torch.optim.Optimizer, steps_per_
         )
     _try_step(config, scheduler)
     return scheduler
+
+
+def _of_each_group(rate: Any, config: Config, optimizer: torch.optim.Optimizer) -> Any:
+    """A rate that a schedule would set for all weights alike, scaled for the backbone as `backbone_lr` scales `lr`."""
+    lr = optimizer.defaults.get("lr")
+    if config.optimizer.backbone_lr is None or not lr or not isinstance(rate, (int, float)):
+        return rate
+    return [rate * group["lr"] / lr for group in optimizer.param_groups]
 
 
 def _try_step(config: Config, scheduler: Scheduler) -> None:

@@ -96,7 +96,7 @@ def check(config: Config, device_name: str) -> list[str]:
 def _time_step(trainer: BaseTrainer, batch: Any) -> float:
     started = time.perf_counter()
     trainer.network.train()
-    trainer.train_on(batch)
+    trainer.train_on(*[batch] * trainer.config.trainer.accumulate)
     if trainer.device.type == "cuda":
         torch.cuda.synchronize(trainer.device)
     return time.perf_counter() - started
@@ -115,12 +115,15 @@ def _memory(device: torch.device) -> str:
 def _start_or_continue(
     config: Config | None, config_file: Path | None, overrides: list[str], resume: str | None, run_id: str | None
 ) -> tuple[Config, dict[str, Any] | None, Path | None, list[str]]:
-    if config is not None and resume in (None, "auto"):
-        folder = _unfinished(config) if resume == "auto" else None
+    skipped: list[str] = []
+    if config is not None and resume == "auto":
+        folder, skipped = _unfinished(config)
         if folder is None:
-            return config, None, None, ["-r auto: no unfinished run of this config; starting one"] if resume else []
+            return config, None, None, [*skipped, "-r auto: no unfinished run of this config; starting one"]
         resume = str(folder)
-    assert resume is not None
+    if resume is None:
+        assert config is not None
+        return config, None, None, []
     path = checkpoint_in(Path(resume))
     state, used, damaged = load_newest(path)
     stored = config_from_dict(json.loads(state["config"]), str(used))
@@ -141,7 +144,7 @@ def _start_or_continue(
         raise UserError(
             f"{used}: this run is finished after {state['epoch']} epochs; give it more with -s trainer.epochs=N"
         )
-    notes = [*damaged, *([f"falling back to {used}"] if damaged else [])]
+    notes = [*skipped, *damaged, *([f"falling back to {used}"] if damaged else [])]
     notes += [f"changed: {line}" for line in differences(stored, wanted)]
     return wanted, state, run_dir, [*notes, f"continuing after step {state['step']} from {used}"]
 
@@ -163,14 +166,19 @@ def _refuse_rewinding(path: Path, run_dir: Path, state: dict[str, Any]) -> None:
         )
 
 
-def _unfinished(config: Config) -> Path | None:
-    """The newest run of the same config that has not finished."""
+def _unfinished(config: Config) -> tuple[Path | None, list[str]]:
+    """The newest run of the same config that has not finished, and which ones are damaged beyond continuing."""
+    damaged: list[str] = []
     for folder in run_folders(Path(config.trainer.save_dir), config.name):
-        state, used, _ = load_newest(folder / "checkpoints" / "last.pth")
+        try:
+            state, used, _ = load_newest(folder / "checkpoints" / "last.pth")
+        except DamagedCheckpoint as error:
+            damaged.append(f"warning: -r auto: {folder} cannot be continued\n{error}")
+            continue
         stored = config_from_dict(json.loads(state["config"]), str(used))
         if not state["finished"] and not forbidden(differences(stored, adopt(config, stored))):
-            return folder
-    return None
+            return folder, damaged
+    return None, damaged
 
 
 def forbidden(changes: list[str]) -> list[str]:

@@ -35,6 +35,11 @@ class SimCLRTrainer(BaseTrainer):
         if temperature <= 0:
             raise ValueError("temperature must be above 0")
         super().__init__(parts)
+        if self.config.data_loader.batch_size < 2:
+            raise ConfigError(
+                f"{self.config.where('data_loader.batch_size')}: SimCLRTrainer compares the images of a batch; give at "
+                "least 2"
+            )
         if not any(parameter.requires_grad for parameter in self.model.get_submodule("backbone").parameters()):
             raise ConfigError(
                 f"{self.config.where('arch.args.freeze')}: SimCLRTrainer trains the backbone; set it to null"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -79,7 +80,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     of the file fails.
     """
     if not path.is_file():
-        near = sorted(str(p) for p in path.parent.glob("*.pth")) if path.parent.is_dir() else []
+        near = sorted(str(p) for p in path.parent.glob("[!.]*.pth")) if path.parent.is_dir() else []
         raise UserError(f"{path}: no such checkpoint" + (f"; there are {', '.join(near)}" if near else ""))
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,5 +113,7 @@ def load_newest(path: Path) -> tuple[dict[str, Any], Path, list[str]]:
             problems.append(str(error))
     best = path.with_name("best.pth")
     if best != path and best.exists():
-        problems.append(f"there is still {best}")
+        with contextlib.suppress(UserError):
+            load_checkpoint(best)
+            problems.append(f"there is still {best}")
     raise DamagedCheckpoint("\n".join(problems))
