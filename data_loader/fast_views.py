@@ -1,4 +1,4 @@
-"""The views of most configs in OpenCV and NumPy, in a quarter of the time of albumentations and less.
+"""The views of most configs in OpenCV and NumPy, in a third of the time of albumentations and less.
 
 Images are uint8 [h, w, 3] RGB. No function writes into the image it gets.
 """
