@@ -163,7 +163,7 @@ def _add_males(commands: Commands) -> None:
     parser.add_argument("--attribute", default="Male", help="the annotation's attribute, used where there is one")
     parser.add_argument("--checkpoint", type=Path, help="a run's checkpoint, or a ResNet-18 of torchvision; it decides")
     parser.add_argument("--head", help="of a run's checkpoint; None: the one with a class male")
-    parser.add_argument("--classes", nargs="+", default=["female", "male"], help="outputs of a ResNet-18, in order")
+    parser.add_argument("--classes", nargs="+", help="outputs of a ResNet-18, in order; None: female male")
     parser.add_argument("--threshold", type=float, default=0.5, help="least probability of a man")
     parser.add_argument("--label-frame", help="a label frame that gets the columns, such as label_frame.csv")
     parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto")
@@ -177,8 +177,8 @@ def run_males(args: argparse.Namespace) -> None:
     from utils.device import choose_device
 
     classifier = None
-    if args.checkpoint is None and (args.head is not None or args.threshold != 0.5):
-        raise UserError("--head and --threshold are about a classifier; name it with --checkpoint")
+    if args.checkpoint is None and (args.head is not None or args.threshold != 0.5 or args.classes is not None):
+        raise UserError("--head, --classes and --threshold are about a classifier; name it with --checkpoint")
     if args.checkpoint is not None:
         classifier = open_classifier(args.checkpoint, args.head, args.classes, choose_device(args.device))
     males = find_males(args.root, args.attribute, classifier, args.threshold, _progress("classifying"))

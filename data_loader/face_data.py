@@ -21,7 +21,7 @@ from data_loader.split import split_digest
 from data_loader.views import View
 from utils.config import Config
 from utils.distributed import World
-from utils.errors import ConfigError, UserError, did_you_mean
+from utils.errors import ConfigError, did_you_mean
 
 _EVALUATION_BATCH = 256
 
@@ -78,8 +78,6 @@ class FaceData:
         streams: dict[str, tuple[Stream, int]] = {}
         if "labeled" in names:
             labeled, one_of = self._distinct(train[self._labeled[train]])
-            if len(labeled) == 0:
-                raise UserError("no training image has a label; look at split and labels.labeled")
             kind, by = self._sampler()
             joint = np.stack([targets[head][labeled] for head in by])
             _, joint_class = np.unique(joint, axis=1, return_inverse=True)

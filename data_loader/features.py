@@ -179,7 +179,9 @@ class FeatureData:
         digest = hashlib.sha256(f"{self.key} {stream} {drawn}".encode())
         for path in self.data.paths(rows):
             stat = os.stat(path)
-            digest.update(f"{Path(path).resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            digest.update(
+                f"{Path(path).resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+            )
         return digest.hexdigest()[:32]
 
 

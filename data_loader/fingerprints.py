@@ -60,7 +60,9 @@ def _keys(files: Sequence[Path]) -> np.ndarray:
             stat = os.stat(file)
         except OSError as error:
             raise UserError(f"{file}: {error.strerror}") from error
-        keys[row] = _hash(f"{VERSION}\0{file.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+        keys[row] = _hash(
+            f"{VERSION}\0{file.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape")
+        )
     return keys
 
 

@@ -7,7 +7,7 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,15 +63,20 @@ def inspect_all(
     return found
 
 
-def describe_files(paths: Sequence[str], facts: Sequence[ImageFile], root: Path) -> dict[str, Any]:
-    """Counts of sizes, modes and formats; names of missing and damaged files; hidden and unused files below `root`."""
+def describe_files(paths: Sequence[str], facts: Sequence[ImageFile], roots: Mapping[str, Path]) -> dict[str, Any]:
+    """Counts of sizes, modes and formats; names of missing and damaged files; hidden and unused files below `roots`.
+
+    roots: the folder of each data set, by the name that its paths begin with, '' where there is one.
+    """
     whole = [fact for fact in facts if not fact.problem]
     sizes = Counter((fact.width, fact.height) for fact in whole).most_common()
     rest = sum(count for _, count in sizes[_MOST_SIZES:])
     bad = [(path, fact.problem) for path, fact in zip(paths, facts) if fact.problem]
-    hidden = [name for _, _, names in os.walk(root) for name in names if name.startswith(".")]
+    below = (names for root in roots.values() for _, _, names in os.walk(root))
+    hidden = [name for names in below for name in names if name.startswith(".")]
     used = set(paths)
-    unused = [path for path in images_below(root) if path not in used and MASKS not in path.split("/")]
+    there = (f"{name}/{path}" if name else path for name, root in roots.items() for path in images_below(root))
+    unused = [path for path in there if path not in used and MASKS not in path.split("/")]
     return {
         "sizes": [{"width": w, "height": h, "images": count} for (w, h), count in sizes[:_MOST_SIZES]],
         "other_sizes": rest,

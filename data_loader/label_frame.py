@@ -178,9 +178,9 @@ def _merge_one(frame: LabelFrame, attribute: str, target: Mapping[str, Sequence[
 def filter_rows(frame: LabelFrame, filters: Sequence[str]) -> LabelFrame:
     """Keep the rows for which every filter holds: pandas expressions such as `age >= 20 and forehead != 'covered'`.
 
-    Attributes compare with class names (or indices); an unlabeled row is -1, so `!=` keeps it. Of several data sets,
-    those that lack one of its columns keep all their rows. Raises UserError for an unknown column or class, an
-    expression that cannot be evaluated, and a filter that keeps no row.
+    Attributes compare with class names, with `<` and its like also with their numbers; an unlabeled row is -1, so `!=`
+    keeps it. Of several data sets, those that lack one of its columns keep all their rows. Raises UserError for an
+    unknown column or class, an expression that cannot be evaluated, and a filter that keeps no row.
     """
     for number, text in enumerate(filters):
         keep = np.ones(len(frame), dtype=bool)
@@ -224,5 +224,5 @@ def joint_classes(frame: LabelFrame, attributes: Sequence[str]) -> tuple[np.ndar
 def shuffled(keys: Sequence[str] | np.ndarray, seed: int, purpose: str) -> np.ndarray:
     """[N] int64: a random order of `keys` that depends on each key and the seed only, not on the order they come in."""
     salt = f"{purpose}:{seed}:".encode()
-    drawn = [hashlib.sha256(salt + key.encode()).digest() for key in keys]
+    drawn = [hashlib.sha256(salt + key.encode("utf-8", "surrogateescape")).digest() for key in keys]
     return np.array(sorted(range(len(drawn)), key=drawn.__getitem__), dtype=np.int64)

@@ -76,12 +76,13 @@ class _ClassNames(ast.NodeTransformer):
         sides = [node.left, *node.comparators]
         attributes = [side.id for side in sides if isinstance(side, ast.Name) and side.id in self.labels]
         if attributes:
-            node.left, *node.comparators = [self._index(side, *self.labels[attributes[0]]) for side in sides]
+            ordered = all(isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for op in node.ops)
+            node.left, *node.comparators = [self._index(side, *self.labels[attributes[0]], ordered) for side in sides]
         return self.generic_visit(node)
 
-    def _index(self, side: ast.expr, attribute: str, names: tuple[str, ...]) -> ast.expr:
+    def _index(self, side: ast.expr, attribute: str, names: tuple[str, ...], ordered: bool) -> ast.expr:
         if isinstance(side, (ast.List, ast.Tuple)):
-            return ast.List([self._index(item, attribute, names) for item in side.elts], ast.Load())
+            return ast.List([self._index(item, attribute, names, ordered) for item in side.elts], ast.Load())
         try:
             value = ast.literal_eval(side)
         except (ValueError, SyntaxError):
@@ -89,7 +90,7 @@ class _ClassNames(ast.NodeTransformer):
         if value == -1:
             return side
         numbered = all(re.fullmatch(r"\d+", name) for name in names)
-        if isinstance(value, int) and not numbered and 0 <= value < len(names):
+        if str(value) not in names and ordered and isinstance(value, int) and not numbered and 0 <= value < len(names):
             return side
         if str(value) not in names:
             raise UserError(f"{self.where}: {attribute} has no class '{value}'{did_you_mean(str(value), names)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_loader.label_frame import LabelFrame, shuffled
+from data_loader.label_frame import DATA_SET, LabelFrame, shuffled
 from data_loader.strata import strata_of
 from utils.errors import UserError, did_you_mean
 from utils.files import atomic_write
@@ -215,6 +215,11 @@ def check_leakage(frame: LabelFrame, split: pd.Series, where: str = "split") -> 
     torn = list(sides.index[sides > 1])
     if torn:
         more = ", …" if len(torn) > 5 else ""
+        if frame.roots and frame.rows[frame.rows["group"].isin(torn)].groupby("group")[DATA_SET].nunique().max() > 1:
+            more += (
+                "; they have images of several data sets, which are split one by one (labels.duplicates joins them): "
+                'leave one copy out with labels.corrections ("prepare.py duplicates" lists them)'
+            )
         raise UserError(
             f"{where}: {len(torn):,} of {len(sides):,} groups are on two sides: {', '.join(torn[:5])}{more}"
         )
@@ -233,7 +238,7 @@ def read_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, pd.Series]:
     Raises UserError if the file does not hold a split or is about other images than `frame`.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
         table = table.set_index("path")[["group", "split", "labeled"]]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -279,4 +284,6 @@ def reuse_split(path: Path, frame: LabelFrame) -> pd.Series:
 def split_digest(frame: LabelFrame, split: pd.Series) -> str:
     """SHA-256 (hex) of who is where: path, group and side of every row, in whatever order. Labels do not enter."""
     rows = zip(frame.rows["path"], frame.rows["group"], split)
-    return hashlib.sha256("".join(sorted("\t".join(row) + "\n" for row in rows)).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(sorted("\t".join(row) + "\n" for row in rows)).encode("utf-8", "surrogateescape")
+    ).hexdigest()

@@ -123,7 +123,7 @@ def describe_errors(errors: dict[str, Any], most: int = 6) -> list[str]:
     if len(errors["attributes"]) < 2 and errors["age"] is None:
         return []
     lines = []
-    if len(errors["attributes"]) > 1:
+    if len(errors["attributes"]) > 1 and errors["images"]:
         at_once = ", ".join(f"{number}: {count:,}" for number, count in errors["wrong_at_once"].items())
         lines.append(f"attributes wrong at once, of {errors['images']:,} images with all labels: {at_once}")
         several = [(name, count) for name, count in errors["combinations"].items() if " + " in name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def joint_answers(heads: Sequence[HeadPrediction]) -> np.ndarray:
     """Answers int64 [N] = mask * 6 + gender * 3 + age from heads on the same images, as `combine` gives them.
 
     Either one head `joint` of 18 classes, or mask, gender and age. The classes of mask and gender are told by their
-    names, in whatever order; those of age are taken in order. Raises UserError for other heads or names.
+    names, in whatever order, and those of age where they are called `<30`, `30-59`, `>=60`; else these are taken in
+    order. Raises UserError for other heads or names.
     """
     voted = {head.name: head for head in heads}
     if set(voted) == {JOINT}:
@@ -83,7 +85,15 @@ def joint_answers(heads: Sequence[HeadPrediction]) -> np.ndarray:
     if len(voted["age"].classes) != 3:
         raise UserError(f"head 'age': a submission needs three classes, found {', '.join(voted['age'].classes)}")
     mask, gender = (_by_name(voted[name], names) for name, names in PARTS.items())
-    return mask * 6 + gender * 3 + voted["age"].predictions
+    return mask * 6 + gender * 3 + _ranks(voted["age"].classes)[voted["age"].predictions]
+
+
+def _ranks(ages: Sequence[str]) -> np.ndarray:
+    """Int64 [C], each class's place by age: by names such as `<30`, `30-59`, `>=60`; of other names as they are."""
+    if not all(re.fullmatch(r"<\d+|\d+-\d+|>=\d+", name) for name in ages):
+        return np.arange(len(ages))
+    first = [-1 if name.startswith("<") else int(re.findall(r"\d+", name)[0]) for name in ages]
+    return np.argsort(np.argsort(first))
 
 
 def _joint_answer(head: HeadPrediction) -> np.ndarray:
@@ -91,7 +101,9 @@ def _joint_answer(head: HeadPrediction) -> np.ndarray:
     numbers = [str(answer) for answer in range(ANSWERS)]
     parts = [name.rpartition("/")[0] for name in head.classes]
     named = [f"{mask}/{gender}" for mask in PARTS["mask"] for gender in PARTS["gender"] for _ in range(3)]
-    if list(head.classes) != numbers and parts != named:
+    ages = [name.rpartition("/")[2] for name in head.classes[:3]]
+    rising = list(_ranks(ages)) == [0, 1, 2]
+    if list(head.classes) != numbers and (parts != named or not rising):
         raise UserError(
             f"head 'joint': a submission needs the {ANSWERS} classes {named[0]}/AGE … {named[-1]}/AGE, or 0 … 17, in "
             f"this order; found {', '.join(head.classes[:4])}, …"

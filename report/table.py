@@ -78,7 +78,7 @@ def describe_calibration(calibration: Mapping[str, Any] | None) -> list[str]:
     for name, fitted in calibration["heads"].items():
         parts = [f"temperature {fitted['temperature']:.3g}"] if "temperature" in calibration["methods"] else []
         if fitted["offsets"]:
-            parts.append("offsets " + ", ".join(f"{c} {o:+.2f}" for c, o in zip(fitted["classes"], fitted["offsets"])))
+            parts.append("offsets " + ", ".join(f"{c} {o:+.3g}" for c, o in zip(fitted["classes"], fitted["offsets"])))
         lines.append(f"{name}: {'; '.join(parts)}")
     if "scores" in calibration:
         lines.append(

@@ -81,7 +81,7 @@ def write_report(
     out_dir.mkdir(parents=True, exist_ok=True)
     atomic_write(out_dir / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     table = prediction_table(rows, heads).to_csv(index=False, lineterminator="\n")
-    atomic_write(out_dir / "predictions.csv", table.encode("utf-8", "surrogateescape"))
+    atomic_write(out_dir / "predictions.csv", table)
     slugs = _slugs([head.name for head in shown])
     redone = {head.name: head for head in cross_fitted}
     sections = [_section(out_dir, head, results[head.name], slugs[head.name], rows["path"], root) for head in scored]

@@ -23,6 +23,7 @@ from data_loader.readers import CelebAHair
 from data_loader.sampler import make_stream
 from trainer.build import build_trainer
 from trainer.check_resume import check_resume
+from trainer.explore import explore
 from trainer.pseudo_label.unlabeled_rows import own_places
 from utils.config import Config, config_from_dict, load_config
 from utils.distributed import World
@@ -469,3 +470,15 @@ def test_a_run_and_its_checkpoint(faces, tmp_path, in_process):
     )
     assert more.code == 2 and 'dataset[0].name: "utk" -> "ukt": cannot change' in more.err
     assert load_config(path).data_sets[1][1].args["attribute"] == ["Bangs", "Male"]
+
+
+def test_explore_looks_into_all_folders(faces, tmp_path):
+    (faces / "utk" / "left_over.jpg").write_bytes((faces / "celeba" / "CelebA-HQ-img" / "0.jpg").read_bytes())
+    try:
+        found = explore(config_of(faces), tmp_path / "look")
+    finally:
+        (faces / "utk" / "left_over.jpg").unlink()
+    files = found["files"]
+    assert found["images"] == 140 and not files["missing"] and files["unused_such_as"] == ["utk/left_over.jpg"]
+    page = (tmp_path / "look" / "index.html").read_text()
+    assert "UTKFace + CelebAHair" in page and str(faces / "celeba") in page

@@ -40,7 +40,10 @@ def test_three_models_score_every_head_and_the_joint_label(face_models, tmp_path
     scores, table = scored(in_process, tmp_path / "all", face_models["age"], face_models["mask"], face_models["gender"])
     assert list(scores["heads"]) == ["mask", "gender", "age"]
     for name, (own, predictions) in alone.items():
-        assert scores["heads"][name] == own["heads"][name]
+        found, expected = scores["heads"][name], own["heads"][name]
+        # The last bits of a probability depend on how many images are computed at once.
+        assert found.pop("ece") == pytest.approx(expected.pop("ece"), abs=1e-6)
+        assert found == expected
         columns = [column for column in predictions if column.startswith(f"{name}/")]
         merged = predictions.set_index("path")[columns]
         pd.testing.assert_frame_equal(table.set_index("path").loc[merged.index, columns], merged)

@@ -129,14 +129,20 @@ def test_merge_names_labels_that_match_nothing_are_left_over_or_named_twice():
         ("'covered' != forehead & age < 40", [0, 2]),
         ("forehead in ['covered', 'shown'] and not age == 20", [0, 3]),
         ("forehead == -1", [2]),
-        ("forehead == 1", [0, 3]),
+        ("forehead >= 1", [0, 3]),
+        ("many in [1, 2]", [0, 2]),
         ("grade == 2 | `hair length` == 'a & b'", [1, 3]),
         ("10 < age <= 30", [1, 2]),
         ("path.str.endswith('3.jpg')", [3]),
     ],
 )
 def test_filters_compare_columns_and_class_names(expression, kept):
-    frame = frame_of(forehead=["shown", "covered", "", "shown"], grade=["0", "2", "0", ""], age=[10, 20, 30, 40])
+    frame = frame_of(
+        forehead=["shown", "covered", "", "shown"],
+        grade=["0", "2", "0", ""],
+        many=["1", "3+", "2", "3+"],
+        age=[10, 20, 30, 40],
+    )
     frame = frame.with_rows(frame.rows.assign(**{"hair length": [None, "b", "a", "a & b"]}))
     result = filter_rows(frame, [expression])
     assert result.rows["path"].tolist() == [f"img/{i:05d}.jpg" for i in kept]
@@ -149,6 +155,7 @@ def test_filters_compare_columns_and_class_names(expression, kept):
         ("agee > 3", "no column 'agee'; did you mean 'age'?"),
         ("forehead == 'coverd'", "no class 'coverd'; did you mean 'covered'?"),
         ("forehead == 5", "no class '5'"),
+        ("forehead != 1", "no class '1'; choose from covered, shown"),
         ("grade == 1", "no class '1'"),
         ("age >", "is not an expression"),
         ("age > 99", "keeps none of 2 rows"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -211,6 +213,15 @@ def test_predict_takes_a_run_folder_and_names_all_files_that_are_no_images(tmp_p
     short = ["-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}", "-s", "trainer.steps_per_epoch=1"]
     assert in_process("train.py", "-c", str(config), *short, "--run-id", "a", "-s", "trainer.epochs=1").code == 0
     run_dir, out = str(tmp_path / "saved" / "tiny" / "a"), tmp_path / "p.csv"
+    pictures = tmp_path / "pictures"
+    for name in (b".thumbs/x.png", b".y.png", b"a.png", b"\xe9t\xe9.png"):  # the last is Latin-1, not UTF-8
+        place = os.path.join(os.fsencode(pictures), name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        shutil.copy(tiny_faces / "images" / "001.png", place)
+    done = in_process("predict.py", "--out", str(out), "--resume", run_dir, str(pictures), str(pictures / "a.png"))
+    assert done.code == 0 and "2 images" in done.out, done.out + done.err
+    assert b"\xe9t\xe9.png" in out.read_bytes() and b".thumbs" not in out.read_bytes()
+    out.unlink()
     for name in ("003.png", "005.png"):
         (tiny_faces / "images" / name).write_bytes(b"not a picture")
     done = in_process("predict.py", "--out", str(out), "--resume", run_dir, str(tiny_faces / "images"))

@@ -144,6 +144,7 @@ def test_males_by_classifier_with_the_disagreements(celeba: Path, tmp_path: Path
         said = in_process(*command, "--checkpoint", str(tmp_path / "gender.pth"), *wrong)
         assert said.code == 2 and message in said.err
     assert "did you mean 'Male'" in in_process(*command, "--attribute", "Mael").err
+    assert "name it with --checkpoint" in in_process(*command, "--classes", "a", "b").err
 
 
 def test_a_checkpoint_of_a_run_decides_by_all_its_male_classes(celeba: Path, tmp_path: Path, tiny_faces, in_process):

@@ -104,6 +104,9 @@ def test_three_models_and_one_model_with_three_heads_give_one_answer():
     assert joint_label(np.array(mask), np.array(gender), np.array(age)).tolist() == wanted
     other = head("gender", ("female", "male"), [1 - g for g in gender])
     assert joint_answers([heads[0], other, heads[2]]).tolist() == wanted
+    # Read from a CSV, the names of ages are sorted as text.
+    sorted_ages = head("age", ("30-59", "<30", ">=60"), [2, 1, 2, 0])
+    assert joint_answers([heads[0], heads[1], sorted_ages]).tolist() == wanted
     # A head that several checkpoints have is voted on: the surer one wins a soft vote.
     unsure = head("gender", GENDER, [0, 0, 0, 0], 0.6)
     assert joint_answers(combine([heads, [unsure]])).tolist() == wanted
@@ -122,6 +125,8 @@ def test_heads_that_make_no_answer():
     names = joint_names((MASK, GENDER, AGE))
     assert "joint" in refused(joint_answers, [head("mask", MASK, [0])])
     assert "in this order" in refused(joint_answers, [head("joint", tuple(sorted(names)), [0])])
+    falling = joint_names((MASK, GENDER, (">=60", "30-59", "<30")))
+    assert "in this order" in refused(joint_answers, [head("joint", falling, [0])])
     parts = [head("mask", ("a", "b", "c"), [0]), head("gender", GENDER, [0]), head("age", AGE, [0])]
     assert "head 'mask'" in refused(joint_answers, parts)
     parts = [head("mask", MASK, [0]), head("gender", GENDER, [0]), head("age", AGE[:2], [0])]

@@ -212,8 +212,10 @@ def _is_off(config: Config, head: str) -> bool:
 
 
 def _check_classes(config: Config, labels: Labels) -> list[str]:
-    """Warnings about classes without a training label. Raises UserError for a head that has labels of one class only,
-    since a run on it would look perfect and learn nothing."""
+    """Warnings about classes without a training label. Raises UserError if there is no such label at all, and for a
+    head that has labels of one class only, since a run on it would look perfect and learn nothing."""
+    if not labels.frame.labeled[labels.split == "train"].any():
+        raise UserError("no training image has a label; look at split and labels.labeled")
     warnings = []
     for head, names in labels.frame.classes.items():
         if _is_off(config, head):

@@ -42,7 +42,7 @@ def explore(
     except UserError as error:
         history, refused = frame.history, [f"training would not start: {error}"]
     paths = [str(path) for path in frame.rows["path"]]
-    facts = inspect_all([frame.root / path for path in paths], workers, progress)
+    facts = inspect_all([frame.file(path) for path in paths], workers, progress)
     parts = data_check.in_parts(frame)
     check: dict[str, Any] = {
         "name": config.name,
@@ -56,12 +56,12 @@ def explore(
         "ages": data_check.count_ages(parts),
         "groups": data_check.count_groups(frame),
         "split": None if split is None else data_check.count_split(frame, split),
-        "files": describe_files(paths, facts, frame.root),
+        "files": describe_files(paths, facts, frame.folders),
         "duplicates": data_check.exact_duplicates(parts, facts, split),
         "history": list(history),
     }
     check["problems"] = [*refused, *data_check.find_problems(check, config.views.shape)]
-    page = DataPage(f"{config.name}: data", str(frame.root), check, _sheets(parts, check))
+    page = DataPage(f"{config.name}: data", ", ".join(map(str, frame.folders.values())), check, _sheets(parts, check))
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "explore.json", json.dumps(check, indent=1, ensure_ascii=False) + "\n")
     atomic_write(out / "index.html", render_data_page(page))
@@ -90,6 +90,6 @@ def _sheet(frame: LabelFrame, attribute: str, name: str, held: np.ndarray, most:
     pictures = []
     for row in data_check.sample_rows(frame, held, most):
         path = str(frame.rows["path"].iloc[row])
-        file = frame.root.absolute() / path
+        file = frame.file(path).absolute()
         pictures.append((path, thumbnail(file), file.as_uri()))
     return Sheet(attribute, name, int(held.sum()), pictures)

@@ -117,4 +117,4 @@ def _table(
 
 def _write(path: Path, tables: Sequence[pd.DataFrame]) -> None:
     text = pd.concat(tables).to_csv(index=False, lineterminator="\n")
-    atomic_write(path, text.encode("utf-8", "surrogateescape"))
+    atomic_write(path, text)

@@ -70,6 +70,8 @@ def train_folds(config: Config, resume: str | None, device_name: str, run_id: st
         raise
     print(f"{format_folds(summary)}\n\n{format_vote(summary['vote'])}\n")
     print(f"out-of-fold predictions: {folder / 'oof.csv'}; scores: {folder / 'folds.json'}")
+    models = [str(run / "checkpoints" / "best.pth") for run in runs]
+    print(f"their vote on other images:  python predict.py --resume {shlex.join(models)} FOLDER")
 
 
 def resume_command(config_file: Path, overrides: list[str], folds: int, device: str, run_id: str | None) -> str:

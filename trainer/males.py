@@ -88,10 +88,11 @@ def find_males(
     return Males(table)
 
 
-def open_classifier(path: Path, head: str | None, classes: Sequence[str], device: torch.device) -> Classifier:
-    """A checkpoint of this project, or a state dict of torchvision's ResNet-18 whose outputs are `classes`.
+def open_classifier(path: Path, head: str | None, classes: Sequence[str] | None, device: torch.device) -> Classifier:
+    """A checkpoint of this project, or a state dict of torchvision's ResNet-18.
 
-    head: of our checkpoint; None: the one that has `male` among its classes (`wear/male/<30` of a joint label counts).
+    classes: the outputs of the latter; None: female, male. head: of our checkpoint; None: the one that has `male` among
+    its classes (`wear/male/<30` of a joint label counts).
     Raises UserError for any other file, and if no class is male.
     """
     path = checkpoint_in(path)
@@ -100,7 +101,9 @@ def open_classifier(path: Path, head: str | None, classes: Sequence[str], device
     try:
         load_checkpoint(path)
     except (DamagedCheckpoint, ForeignCheckpoint):
-        return _resnet18(path, classes, device)
+        return _resnet18(path, classes or ("female", MALE), device)
+    if classes is not None:
+        raise UserError(f"--classes: {path} knows its own classes; leave it out")
     return _ours(load_for_evaluation(path, device), head, device)
 
 
@@ -178,6 +181,7 @@ def write_males(out: Path, males: Males, table: pd.DataFrame) -> list[str]:
     lines.append(f"{place}: classifier and annotation disagree on {len(differ):,} of {both:,} images")
     if len(differ) > both / 2:
         lines.append(
-            "note: they disagree on most images; are the classifier's outputs in another order? Say so with --classes"
+            "note: they disagree on most images; if the classifier is a ResNet-18 of yours, are its outputs in another "
+            "order (--classes)?"
         )
     return lines

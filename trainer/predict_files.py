@@ -12,6 +12,7 @@ import torch
 from base.base_dataset import Batch, checked
 from data_loader.cache import Decoder, Images, read_all
 from data_loader.dataset import FaceDataset
+from data_loader.readers.image_folder import EXTENSIONS, images_below
 from data_loader.sampler import EvaluationSampler
 from data_loader.views import View
 from report.evaluation import HeadPrediction
@@ -22,23 +23,22 @@ from trainer.test_time_views import TestTimeView
 from utils.config import Config
 from utils.errors import UserError
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _BATCH = 256
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
-    """Every image file given or below a given folder, sorted by path; AppleDouble files (`._*`) are none."""
+    """Every image file given or below a given folder, once; hidden files and folders (`.*`) are left out."""
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith("._"))
-            found += sorted(inside)
+            found += [path / inner for inner in images_below(path)]
         elif path.is_file():
             found.append(path)
         else:
             raise UserError(f"{path}: no such file or folder")
+    found = list({file.resolve(): file for file in reversed(found)}.values())[::-1]
     if not found:
-        raise UserError(f"{', '.join(map(str, given))}: no image here (endings: {', '.join(sorted(IMAGE_ENDINGS))})")
+        raise UserError(f"{', '.join(map(str, given))}: no image here (endings: {', '.join(EXTENSIONS)})")
     return found
 
 

@@ -108,8 +108,8 @@ def known_ages(models: Sequence[tuple[Trained, Labels]], rows: Sequence[np.ndarr
             return Ages(years, boundaries, NEAR_YEARS if near is None else near)
     if near is not None:
         raise UserError(
-            f"--near-years {near}: there are no ages to go by; they need a head '{AGE}' with classes such as "
-            f"{', '.join(age_names(BOUNDARIES))} and the years in a column '{YEARS}'"
+            f"--near-years {near}: there are no ages to go by; they need a head '{AGE}' with classes in rising order, "
+            f"such as {', '.join(age_names(BOUNDARIES))} (dataset.args.classes), and the years in a column '{YEARS}'"
         )
     return None
 

@@ -74,9 +74,12 @@ def cannot_write(path: Path, error: Exception) -> CannotWrite:
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write the whole file at once; text is UTF-8, line ends are kept as given."""
+    """Write the whole file at once; text is UTF-8, line ends are kept as given.
+
+    Names of files that are not UTF-8 are written as the bytes they are.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
 
 
 def sha256_of(path: Path) -> str:
