@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterable, Sequence
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb, to_rgba
@@ -19,6 +22,12 @@ RIGHT, WRONG = "#2f6fb2", "#c8541e"
 INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
 LINES = ("#2f6fb2", "#c8541e", "#3a8f5c", "#8a5bb0", "#b8902a", "#c2477f", "#2a9aa3", "#777777")
 STYLES = ("-", "--", ":", "-.")
+FONT = "DejaVu Sans"  # comes with matplotlib
+# For letters that it lacks, such as Korean class names: those of Linux, Windows and macOS.
+FURTHER_FONTS = (
+    *("Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "AppleGothic"),
+    *("Apple SD Gothic Neo", "Microsoft YaHei", "PingFang SC", "WenQuanYi Zen Hei", "Yu Gothic", "Arial Unicode MS"),
+)
 MOST_LINES = len(LINES) * len(STYLES)
 
 
@@ -160,7 +169,15 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+@functools.cache
+def fonts() -> list[str]:
+    """The font of all pictures, and those of this machine that can stand in for what it lacks."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [FONT, *(name for name in FURTHER_FONTS if name in installed)]
+
+
 def new_figure(width: float, height: float, dpi: int = 130) -> Figure:
+    matplotlib.rcParams["font.family"] = fonts()
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
+from report import plots
 from report.errors import Ages, describe_errors, error_taxonomy
 from report.evaluation import HeadPrediction, evaluate_head, expected_calibration_error, joint_head, reliability
 from report.plots import curve_groups
@@ -475,3 +477,13 @@ def test_heads_without_labels_are_named_and_an_unlabeled_split_is_refused(tmp_pa
     with pytest.raises(UserError, match="split 'test': none of its 30 images is labeled for 'mask'"):
         write(tmp_path / "nothing", rows, heads[1:])
     assert not (tmp_path / "nothing").exists()
+
+
+def test_korean_names_are_drawn_where_a_font_has_them(monkeypatch):
+    installed = [SimpleNamespace(name=name) for name in ("DejaVu Sans", "NanumGothic", "Comic Sans")]
+    monkeypatch.setattr(plots.font_manager, "fontManager", SimpleNamespace(ttflist=installed))
+    plots.fonts.cache_clear()
+    try:
+        assert plots.fonts() == ["DejaVu Sans", "NanumGothic"]
+    finally:
+        plots.fonts.cache_clear()
