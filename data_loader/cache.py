@@ -19,6 +19,7 @@ from data_loader.pixel_store import KEY_BYTES, PixelStore, StoredImages
 from logger.progress import Progress
 from utils.errors import UserError, raise_all
 from utils.file_lock import locked
+from utils.files import encoded
 from utils.memory import available_memory
 
 Tell = Callable[[str], None]
@@ -130,7 +131,7 @@ def _keys(files: Sequence[Path]) -> list[bytes]:
             continue
         name = os.path.join(real(os.path.dirname(file)), os.path.basename(file))
         text = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        keys.append(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=KEY_BYTES).digest())
+        keys.append(hashlib.blake2b(encoded(text), digest_size=KEY_BYTES).digest())
     raise_all(problems)
     return keys
 

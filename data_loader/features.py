@@ -21,7 +21,7 @@ from data_loader.decode import DECODING
 from data_loader.face_data import FaceData
 from data_loader.views import VIEWS
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, encoded
 from utils.random_state import sample_seeds
 
 VERSION = 1
@@ -179,9 +179,7 @@ class FeatureData:
         digest = hashlib.sha256(f"{self.key} {stream} {drawn}".encode())
         for path in self.data.paths(rows):
             stat = os.stat(path)
-            digest.update(
-                f"{Path(path).resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-            )
+            digest.update(encoded(f"{Path(path).resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
         return digest.hexdigest()[:32]
 
 

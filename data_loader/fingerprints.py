@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, encoded
 
 VERSION = 1
 SIDE = 24
@@ -60,9 +60,7 @@ def _keys(files: Sequence[Path]) -> np.ndarray:
             stat = os.stat(file)
         except OSError as error:
             raise UserError(f"{file}: {error.strerror}") from error
-        keys[row] = _hash(
-            f"{VERSION}\0{file.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape")
-        )
+        keys[row] = _hash(encoded(f"{VERSION}\0{file.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}"))
     return keys
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from data_loader.row_filter import columns_of, evaluate
 from utils.errors import UserError, did_you_mean
+from utils.files import encoded
 
 IGNORE = "ignore"  # the name in labels.merge whose rows are dropped
 HIDDEN = "hidden/"  # prefix of the columns that keep labels which training must not see
@@ -224,5 +225,5 @@ def joint_classes(frame: LabelFrame, attributes: Sequence[str]) -> tuple[np.ndar
 def shuffled(keys: Sequence[str] | np.ndarray, seed: int, purpose: str) -> np.ndarray:
     """[N] int64: a random order of `keys` that depends on each key and the seed only, not on the order they come in."""
     salt = f"{purpose}:{seed}:".encode()
-    drawn = [hashlib.sha256(salt + key.encode("utf-8", "surrogateescape")).digest() for key in keys]
+    drawn = [hashlib.sha256(salt + encoded(key)).digest() for key in keys]
     return np.array(sorted(range(len(drawn)), key=drawn.__getitem__), dtype=np.int64)

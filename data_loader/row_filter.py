@@ -89,9 +89,9 @@ class _ClassNames(ast.NodeTransformer):
             return side
         if value == -1:
             return side
+        if str(value) in names:
+            return ast.Constant(names.index(str(value)))
         numbered = all(re.fullmatch(r"\d+", name) for name in names)
-        if str(value) not in names and ordered and isinstance(value, int) and not numbered and 0 <= value < len(names):
+        if ordered and isinstance(value, int) and not numbered and 0 <= value < len(names):
             return side
-        if str(value) not in names:
-            raise UserError(f"{self.where}: {attribute} has no class '{value}'{did_you_mean(str(value), names)}")
-        return ast.Constant(names.index(str(value)))
+        raise UserError(f"{self.where}: {attribute} has no class '{value}'{did_you_mean(str(value), names)}")

@@ -12,7 +12,7 @@ import pandas as pd
 from data_loader.label_frame import DATA_SET, LabelFrame, shuffled
 from data_loader.strata import strata_of
 from utils.errors import UserError, did_you_mean
-from utils.files import atomic_write
+from utils.files import atomic_write, encoded
 
 SIDES = ("train", "valid", "test")
 _SPELLINGS = {
@@ -284,6 +284,4 @@ def reuse_split(path: Path, frame: LabelFrame) -> pd.Series:
 def split_digest(frame: LabelFrame, split: pd.Series) -> str:
     """SHA-256 (hex) of who is where: path, group and side of every row, in whatever order. Labels do not enter."""
     rows = zip(frame.rows["path"], frame.rows["group"], split)
-    return hashlib.sha256(
-        "".join(sorted("\t".join(row) + "\n" for row in rows)).encode("utf-8", "surrogateescape")
-    ).hexdigest()
+    return hashlib.sha256(encoded("".join(sorted("\t".join(row) + "\n" for row in rows)))).hexdigest()

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_loader.decode import read_image
 from utils.errors import UserError, raise_all
-from utils.files import atomic_write
+from utils.files import atomic_write, encoded
 
 VERSION = 1
 _LEVELS = 256
@@ -108,4 +108,4 @@ def _digest(files: Sequence[Path], size: tuple[int, int] | None) -> str:
         lines.append(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
     raise_all(problems)
     text = f"{VERSION} {size} {cv2.__version__}\n" + "".join(sorted(lines))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return hashlib.sha256(encoded(text)).hexdigest()[:32]

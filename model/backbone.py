@@ -35,11 +35,9 @@ def create_backbone(name: str, pretrained: bool = False) -> nn.Module:
     tags = [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
     if tag and tag not in tags:
         raise UserError(f"arch.args.backbone: '{architecture}' has no weights named '{tag}'{did_you_mean(tag, tags)}")
-    if not pretrained:
-        return _without_dropout(timm.create_model(name, pretrained=False, num_classes=0))
-    if not tags:
+    if pretrained and not tags:
         raise UserError(f"arch.args.pretrained: timm has no pretrained weights for '{name}'; {_WAYS_OUT}")
-    return _without_dropout(_create_pretrained(name))
+    return _without_dropout(_create_pretrained(name) if pretrained else timm.create_model(name, num_classes=0))
 
 
 def _without_dropout(backbone: nn.Module) -> nn.Module:

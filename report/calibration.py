@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from report.evaluation import HeadPrediction, expected_calibration_error, joint_head, reliability, scores
+from utils.files import encoded
 
 METHODS = ("temperature", "thresholds")
 HOTTEST = 20.0
@@ -164,7 +165,7 @@ def split_in_half(heads: Sequence[HeadPrediction], groups: Sequence[Any] | np.nd
     names = [str(group) for group in groups]
     for row, name in enumerate(names):
         if name not in keys:
-            drawn = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+            drawn = hashlib.sha256(encoded(name)).hexdigest()
             keys[name] = (*(int(head.labels[row]) for head in heads), drawn)
     second = set(sorted(keys, key=keys.__getitem__)[1::2])
     return np.array([name in second for name in names], dtype=bool)

@@ -21,10 +21,9 @@ from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
 from trainer.optimizer import build_optimizer
 from trainer.schedule import build_scheduler, check_schedule_reaches, warm_up_notes
-from trainer.speed import check_threads, choose_speed, compiler_problem
+from trainer.speed import check_speed, choose_speed
 from trainer.workers import choose_workers
 from utils.config import Component, Config, says_where
-from utils.config.schema import Speed
 from utils.device import choose_dtype
 from utils.distributed import World
 from utils.errors import ConfigError, UserError, did_you_mean
@@ -68,7 +67,7 @@ def build_trainer(
     heads = {head: len(names) for head, names in labels.frame.heads.items()}
     model = build_model(config, heads, load_weights=state is None).to(device)
     optimizer = build_optimizer(config, model)
-    _check_speed(config, device, tuning=state is None)
+    check_speed(config, device, is_new=state is None)
     # After what can be wrong with the parts above: images may take minutes to decode.
     data = FaceData(config, labels, open_run_images(config, labels, tell), streams, device, world)
     normalization = choose_normalization(config, model)
@@ -120,14 +119,6 @@ def build_trainer(
             "no gradient reaches the backbone: data_loader.feature_views=1 would compute its features only once"
         )
     return Built(trainer, labels, [*notes, *measured])
-
-
-def _check_speed(config: Config, device: torch.device, tuning: bool) -> None:
-    speed = config.trainer.speed
-    if isinstance(speed, Speed) and tuning:
-        check_threads(config, speed.threads)
-    if isinstance(speed, Speed) and speed.compile and (problem := compiler_problem(device)):
-        raise ConfigError(f"{config.where('trainer.speed.compile')}: torch.compile cannot work here: {problem}")
 
 
 def open_run_images(config: Config, labels: Labels, tell: Any) -> Any:

@@ -61,7 +61,9 @@ def explore(
         "history": list(history),
     }
     check["problems"] = [*refused, *data_check.find_problems(check, config.views.shape)]
-    page = DataPage(f"{config.name}: data", ", ".join(map(str, frame.folders.values())), check, _sheets(parts, check))
+    kinds = " + ".join(part.type for _, part in config.data_sets)
+    source = ", ".join([kinds, *map(str, frame.folders.values())])
+    page = DataPage(f"{config.name}: data", source, check, _sheets(parts, check))
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "explore.json", json.dumps(check, indent=1, ensure_ascii=False) + "\n")
     atomic_write(out / "index.html", render_data_page(page))

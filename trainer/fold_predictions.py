@@ -26,6 +26,7 @@ from trainer.predict_files import head_predictions
 from utils.config import Config
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.run_folder import best_checkpoint
 
 
 def predict_folds(config: Config, folder: Path, run_dirs: Sequence[Path], device: torch.device) -> dict[str, Any]:
@@ -87,8 +88,7 @@ def _evaluation_files(config: Config) -> list[Path]:
 
 def _load_fold(run_dir: Path, frame: LabelFrame, device: torch.device) -> tuple[Loaded, Labels]:
     """A fold's best model and the split that it was trained on. Raises UserError if the data has changed since."""
-    best = run_dir / "checkpoints" / "best.pth"
-    loaded = load_for_evaluation(best if best.exists() else best.with_name("last.pth"), device)
+    loaded = load_for_evaluation(best_checkpoint(run_dir), device)
     split = read_split(run_dir / "split.csv", frame)[0]
     if split_digest(frame, split) != loaded.data["digest"] or loaded.classes != frame.classes:
         raise UserError(

@@ -28,7 +28,7 @@ from utils.config import Config, apply_overrides, config_from_dict, differences
 from utils.device import choose_device
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.run_folder import create_run_folder, lock
+from utils.run_folder import best_checkpoint, create_run_folder, lock
 from utils.stop_signal import Stopped
 
 # What a run of one fold may change when it continues would leave the folds unlike one another.
@@ -70,7 +70,7 @@ def train_folds(config: Config, resume: str | None, device_name: str, run_id: st
         raise
     print(f"{format_folds(summary)}\n\n{format_vote(summary['vote'])}\n")
     print(f"out-of-fold predictions: {folder / 'oof.csv'}; scores: {folder / 'folds.json'}")
-    models = [str(run / "checkpoints" / "best.pth") for run in runs]
+    models = [str(best_checkpoint(run)) for run in runs]
     print(f"their vote on other images:  python predict.py --resume {shlex.join(models)} FOLDER")
 
 

@@ -28,18 +28,19 @@ _BATCH = 256
 
 def find_images(given: Sequence[Path]) -> list[Path]:
     """Every image file given or below a given folder, once; hidden files and folders (`.*`) are left out."""
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
     for path in given:
         if path.is_dir():
-            found += [path / inner for inner in images_below(path)]
+            files = [path / inner for inner in images_below(path)]
         elif path.is_file():
-            found.append(path)
+            files = [path]
         else:
             raise UserError(f"{path}: no such file or folder")
-    found = list({file.resolve(): file for file in reversed(found)}.values())[::-1]
+        for file in files:
+            found.setdefault(file.resolve(), file)
     if not found:
         raise UserError(f"{', '.join(map(str, given))}: no image here (endings: {', '.join(EXTENSIONS)})")
-    return found
+    return list(found.values())
 
 
 class Files:

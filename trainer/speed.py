@@ -28,6 +28,7 @@ from base.base_trainer import BaseTrainer
 from base.speed import Settings, use
 from base.training_state import restore, training_state
 from utils.config import Config, apply_overrides
+from utils.config.schema import Speed
 from utils.distributed import any_process, from_main
 from utils.errors import ConfigError, UserError
 from utils.random_state import seed_step
@@ -202,14 +203,19 @@ def _thread_counts(device: torch.device) -> list[int | None]:
     return [most, *(2**n for n in range(most.bit_length()) if 2**n < most)]
 
 
-def check_threads(config: Config, threads: int | None) -> None:
-    """Raises ConfigError for more threads than help anywhere; the system refuses them, or comes to a halt."""
-    most = MOST_THREADS * (os.cpu_count() or 1)
-    if threads is not None and threads > most:
+def check_speed(config: Config, device: torch.device, is_new: bool) -> None:
+    """Raises ConfigError where torch.compile cannot work and, for a new run, for more threads than help anywhere: the
+    system refuses them, or comes to a halt."""
+    speed, most = config.trainer.speed, MOST_THREADS * (os.cpu_count() or 1)
+    if not isinstance(speed, Speed):
+        return
+    if is_new and speed.threads is not None and speed.threads > most:
         raise ConfigError(
             f"{config.where('trainer.speed.threads')}: expected at most {most} ({MOST_THREADS} for each core of this "
-            f"machine), got {threads}"
+            f"machine), got {speed.threads}"
         )
+    if speed.compile and (problem := compiler_problem(device)):
+        raise ConfigError(f"{config.where('trainer.speed.compile')}: torch.compile cannot work here: {problem}")
 
 
 def _precisions(device: torch.device, precision: str) -> tuple[list[torch.dtype], list[str]]:

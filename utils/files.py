@@ -73,13 +73,15 @@ def cannot_write(path: Path, error: Exception) -> CannotWrite:
     return CannotWrite(f"{path}: cannot be written ({reason}){left}")
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write the whole file at once; text is UTF-8, line ends are kept as given.
+def encoded(text: str) -> bytes:
+    """UTF-8; names of files that are not, as Python reads them from a folder, become the bytes they are."""
+    return text.encode("utf-8", "surrogateescape")
 
-    Names of files that are not UTF-8 are written as the bytes they are.
-    """
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write the whole file at once; text is `encoded`, line ends are kept as given."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
+        temporary.write_bytes(encoded(data) if isinstance(data, str) else data)
 
 
 def sha256_of(path: Path) -> str:

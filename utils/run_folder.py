@@ -73,6 +73,12 @@ def is_run_folder(path: Path) -> bool:
     return (path / "checkpoints").is_dir()
 
 
+def best_checkpoint(run_dir: Path) -> Path:
+    """The best checkpoint of a run, or the last one where no epoch has been scored."""
+    best = run_dir / "checkpoints" / "best.pth"
+    return best if best.exists() else best.with_name("last.pth")
+
+
 def run_folder_of(checkpoint: Path, save_dir: Path, run: str) -> Path | None:
     """The folder of the run that wrote a checkpoint: around it, or that of `run` where it is a copy.
 

@@ -23,10 +23,10 @@ class Sheet:
 
 @dataclass(frozen=True)
 class DataPage:
-    """check: what explore.json holds."""
+    """source: the kinds of data sets and their folders. check: what explore.json holds."""
 
     title: str
-    root: str
+    source: str
     check: Mapping[str, Any]
     sheets: Sequence[Sheet]
 
