@@ -20,6 +20,8 @@ import torch
 
 from logger.console import epoch_line
 from model.weights import WeightSpec
+from tests.face_runs import CLASSES as FACES
+from tests.face_runs import draw_faces
 from trainer.collapse_signs import Expected, find_collapse
 from trainer.components import KINDS
 from trainer.pseudo_label.labeler import PseudoLabeler
@@ -313,6 +315,54 @@ def test_every_switch_is_explained():
     advised = " ".join(switch for _, switch in guide)
     names = {name for kind in ("threshold", "align", "debias") for name in KINDS[kind].names()}
     assert not {name for name in names - {"uniform"} if name not in advised}
+
+
+# The recipes for three models of one attribute each run ---------------------------------------------------------------
+
+
+def expanded(recipe: str) -> list[list[str]]:
+    """The arguments of each `python …` of a recipe, as a shell passes them on."""
+    script = "python() { printf '%s\\n' \"$@\" ''; }\n" + recipe
+    said = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True, timeout=60).stdout
+    return [command.splitlines() for command in said.split("\n\n") if command]
+
+
+@pytest.mark.parametrize("page", ["data.md", "evaluation.md"])
+def test_the_recipes_for_single_attributes_run(page: str, tmp_path: Path, in_process, monkeypatch):
+    """Three trainings on one split, whose answers `test.py` puts together."""
+    draw_faces(tmp_path / "faces")
+    config = {
+        "name": "mask_gender_age_single",
+        "dataset": {
+            "type": "LabelCSV",
+            "args": {
+                "root": "faces", "frame": "labels.csv", "group": "person", "attributes": list(FACES), "classes": FACES,
+            },
+        },
+        "split": {"valid": 0.4},
+        "views": {"size": 24},
+        "data_loader": {"batch_size": 16, "num_workers": 0},
+        "arch": {"type": "FaceClassifier", "args": {"backbone": "test_efficientnet"}},
+        "optimizer": {"type": "AdamW", "args": {"lr": 0.01}},
+        "trainer": {"type": "SupervisedTrainer", "epochs": 1, "steps_per_epoch": 2},
+        "logger": {"tensorboard": False},
+    }  # fmt: skip
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mask_gender_age_single.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = (block for block in blocks(PROJECT / "docs" / page, "") if block.startswith("single="))
+    *trainings, answer = expanded(recipe)
+    for command in trainings:
+        done = in_process(*command, "-d", "cpu")
+        assert done.code == 0, done.err
+    splits = [pd.read_csv(path) for path in Path("saved").rglob("split.csv")]
+    assert len(splits) == 3
+    assert all(split.set_index("path").split.equals(splits[0].set_index("path").split) for split in splits)
+    done = in_process(*(part for part in answer if "submission" not in part), "-d", "cpu")
+    assert done.code == 0, done.err
+    (report,) = Path("saved").rglob("metrics.json")
+    found = json.loads(report.read_text())
+    assert found["heads"].keys() == FACES.keys() and found["joint"]["macro_f1"] >= 0
 
 
 # The examples of docs/extending.md run -------------------------------------------------------------------------------

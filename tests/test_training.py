@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from base.base_trainer import BaseTrainer
 from base.waiting import TIMINGS
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -339,13 +340,18 @@ def test_schedulers_of_torch_work_by_name(tmp_path, tiny_faces, run, scheduler):
         assert lr.is_monotonic_decreasing and lr.iloc[-1] < 1e-9
 
 
-def test_check_writes_nothing(tmp_path, tiny_faces, run):
+def test_check_writes_nothing(tmp_path, tiny_faces, run, in_process, monkeypatch):
     config = write_config(tmp_path, tiny_faces)
     done = run("train.py", "--check", "-c", config)
     assert done.code == 0, done.err
     for text in ("parameters", "train hue: blue", "one step takes", "memory", "everything is in order"):
         assert text in done.out
     assert not (tmp_path / "saved" / "tiny").exists()
+    # A step of several batches is tried and timed as one of each of them.
+    batches = []
+    monkeypatch.setattr(BaseTrainer, "train_on", lambda self, *of_step: batches.append(len(of_step)))
+    done = in_process("train.py", "--check", "-c", str(config), "-d", "cpu", "-s", "trainer.accumulate=3")
+    assert done.code == 0 and set(batches) == {3}, done.err
 
 
 def test_check_resume_proves_it_on_the_users_config(tmp_path, tiny_faces, run):
