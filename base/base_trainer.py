@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch, to_device
 from base.checkpointing import RunFiles
-from base.finite import FiniteCheck
+from base.finite import FiniteCheck, what_is_not_finite
 from base.monitor import Monitor
 from base.parts import Parts
 from base.scoring import Normalize, Scoring
@@ -32,6 +32,9 @@ from utils.errors import ConfigError, UserError, did_you_mean
 from utils.random_state import seed_step
 from utils.stop_signal import Stopped, StopSignal
 from utils.sums import Sums
+
+
+_AGAINST_OVERFLOW = "lower optimizer.args.lr, set trainer.clip_grad or trainer.precision=fp32"
 
 
 class BaseTrainer(ABC):
@@ -181,6 +184,7 @@ class BaseTrainer(ABC):
         if self.epoch % self.config.trainer.validate_every == 0 or self.epoch == self.epochs:
             batches = self.data.evaluation_batches("valid")
             values.update(self.scoring.evaluate(self.evaluated_model, batches, "valid"))
+        self._check_finite(values)
         values["lr"] = self.lr
         scheduler = self.parts.scheduler
         if scheduler is not None and scheduler.is_plateau:
@@ -226,6 +230,7 @@ class BaseTrainer(ABC):
         return stopped if self.world.size == 1 else any_process(stopped, self.device)
 
     def _save_and_stop(self) -> None:
+        self._check_finite({})
         number = self._stop.received or 15
         self.sums.load_state_dict(self.sums.read())
         if not self.world.is_main:
@@ -238,9 +243,19 @@ class BaseTrainer(ABC):
         lrs = sorted({f"{group['lr']:.3g}" for group in self.parts.optimizer.param_groups})
         raise UserError(
             f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}, learning rate {', '.join(lrs)}); "
-            f"no weights were changed by this step. Lower optimizer.args.lr, set trainer.clip_grad or "
-            f"trainer.precision=fp32; the images of the batch:\n  " + "\n  ".join(self.data.paths(rows))
+            f"no weights were changed by this step. {_AGAINST_OVERFLOW}; the images of the batch:\n  "
+            + "\n  ".join(self.data.paths(rows))
         )
+
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        """Before anything is chosen or saved: of NaN an argmax makes the first class, which may score well."""
+        for model in dict.fromkeys((self.model, self.evaluated_model)):
+            name = what_is_not_finite(model, values)
+            if name is not None:
+                raise UserError(
+                    f"{name} is not finite after step {self.step} (learning rate {self.lr:.3g}); what was saved before "
+                    f"is kept, in a new run: {_AGAINST_OVERFLOW}"
+                )
 
     def _finish_run(self) -> None:
         if not self.world.is_main:

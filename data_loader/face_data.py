@@ -17,7 +17,7 @@ from data_loader.dataset import FaceDataset
 from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels
 from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
-from data_loader.split import split_digest
+from data_loader.split import label_digest, split_digest
 from data_loader.views import View
 from utils.config import Config
 from utils.distributed import World
@@ -184,6 +184,7 @@ class FaceData:
         frame, split = self.labels.frame.rows, self.labels.split
         return {
             "digest": split_digest(self.labels.frame, split),
+            "labels": label_digest(self.labels.frame),
             "path": [str(path) for path in frame["path"]],
             "group": [str(group) for group in frame["group"]],
             "split": [str(name) for name in split],

@@ -283,5 +283,13 @@ def reuse_split(path: Path, frame: LabelFrame) -> pd.Series:
 
 def split_digest(frame: LabelFrame, split: pd.Series) -> str:
     """SHA-256 (hex) of who is where: path, group and side of every row, in whatever order. Labels do not enter."""
-    rows = zip(frame.rows["path"], frame.rows["group"], split)
-    return hashlib.sha256(encoded("".join(sorted("\t".join(row) + "\n" for row in rows)))).hexdigest()
+    return _digest(frame.rows["path"], frame.rows["group"], split)
+
+
+def label_digest(frame: LabelFrame) -> str:
+    """SHA-256 (hex) of the class numbers of every row in use, in whatever order."""
+    return _digest(frame.rows["path"], *(frame.rows[head].astype(str) for head in frame.heads))
+
+
+def _digest(*columns: pd.Series) -> str:
+    return hashlib.sha256(encoded("".join(sorted("\t".join(row) + "\n" for row in zip(*columns))))).hexdigest()

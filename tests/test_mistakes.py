@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.test_training import write_config
+from utils.checkpoint import save_checkpoint
 
 
 def spoil(config: Path, **sections) -> None:
@@ -143,8 +145,41 @@ def test_checkpoints_that_are_none(tmp_path, tiny_faces, in_process):
 def test_a_run_id_that_exists_is_refused(tmp_path, tiny_faces, in_process):
     config = write_config(tmp_path, tiny_faces)
     (tmp_path / "saved" / "tiny" / "mine").mkdir(parents=True)
+    left = tmp_path / "saved" / "tiny" / "mine"
+    (left / "split.csv").write_text("of a process that was killed in its first epoch\n")
     done = in_process("train.py", "-c", str(config), "--run-id", "mine")
-    assert done.code == 2 and "--run-id mine" in done.err and "-r " in done.err
+    assert done.code == 2 and "before its first checkpoint; begin it again with -r auto" in done.err
+    short = ("-s", "trainer.epochs=1", "-s", "trainer.steps_per_epoch=1", "-d", "cpu")
+    again = ("train.py", "-c", str(config), *short, "--run-id", "mine", "-r", "auto")
+    assert in_process(*again).code == 0 and "path,group" in (left / "split.csv").read_text()
+    done = in_process(*again)
+    assert done.code == 2 and f"{left} is finished; choose another id" in done.err
+    done = in_process(*again, "-s", "seed=4")
+    assert done.code == 2 and "is a run of another config (seed: 3 -> 4)" in done.err
+    # One of another version, whose keys are no longer known, is in nobody's way.
+    path = left / "checkpoints" / "last.pth"
+    state = torch.load(path, weights_only=True)
+    save_checkpoint(path, {**state, "config": state["config"].replace('"epochs"', '"epoches"')})
+    done = in_process("train.py", "-c", str(config), *short, "-r", "auto")
+    assert done.code == 0 and f"warning: -r auto: {left} cannot be continued" in done.out + done.err
+
+
+def test_a_run_does_not_continue_with_other_labels(tmp_path, tiny_faces, in_process):
+    config = write_config(tmp_path, tiny_faces)
+    short = ("-s", "trainer.epochs=1", "-s", "trainer.steps_per_epoch=1", "-d", "cpu")
+    assert in_process("train.py", "-c", str(config), *short, "--run-id", "x").code == 0
+    more = ("train.py", "-r", str(tmp_path / "saved" / "tiny" / "x"), "-s", "trainer.epochs=2", "-d", "cpu")
+    table = tiny_faces / "labels.csv"
+    before = table.read_text()
+    for old, new, message in (
+        ("red", "scarlet", "the run learns the classes blue, red of 'hue', today's labels have blue, scarlet"),
+        ("g0,blue", "g0,red", "labels of some images have changed since the run started"),
+    ):
+        table.write_text(before.replace(old, new))
+        done = in_process(*more)
+        assert done.code == 2 and message in done.err, done.err
+    table.write_text(before)
+    assert in_process(*more).code == 0
 
 
 def test_outputs_that_cannot_be_written_are_told_before_the_work(tmp_path, tiny_faces, in_process):
@@ -201,7 +236,7 @@ def test_a_run_that_is_damaged_beyond_continuing_does_not_block_auto(tmp_path, t
         (checkpoints / name).write_bytes(b"PK torn")
     refused = in_process("train.py", "-r", str(checkpoints.parent))
     assert refused.code == 2 and "last.pth: damaged" in refused.err and "there is still" not in refused.err, refused.err
-    done = in_process(*auto, "-r", "auto", "--run-id", "b")
+    done = in_process(*auto, "-r", "auto")
     assert done.code == 0 and f"-r auto: {checkpoints.parent} cannot be continued" in done.out, done.out + done.err
     (checkpoints / "last.pth").unlink()
     refused = in_process("train.py", "-r", str(checkpoints.parent))

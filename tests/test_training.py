@@ -242,6 +242,24 @@ def test_non_finite_loss_stops_before_the_weights_change_and_names_the_images(tm
     assert "no weights were changed by this step" in done.err and ".png" in done.err
 
 
+def test_an_epoch_whose_last_step_ruins_the_weights_is_neither_chosen_nor_saved(tmp_path, tiny_faces, in_process):
+    """The loss of that step is a number; of NaN, argmax makes the first class, which is the common one here."""
+    config = write_config(
+        tmp_path,
+        tiny_faces,
+        optimizer={"type": "SGD", "args": {"lr": 1e-3}, "backbone_lr": None},
+        lr_scheduler={"type": "StepLR", "args": {"step_size": 3, "gamma": 1e39}, "interval": "step"},
+        trainer={"type": "SupervisedTrainer", "args": {}, "epochs": 3, "steps_per_epoch": 2, "ema": None},
+    )
+    done = in_process("train.py", "-c", str(config), "--run-id", "x", "-d", "cpu")
+    assert done.code == 2 and "is not finite after step 4 (learning rate 1e+36)" in done.err, done.err
+    run_dir = tmp_path / "saved" / "tiny" / "x"
+    assert not (tmp_path / "saved" / "model.pth").exists() and len(pd.read_csv(run_dir / "metrics.csv")) == 1
+    for name in ("last", "best"):
+        state = torch.load(run_dir / "checkpoints" / f"{name}.pth", weights_only=True)
+        assert state["epoch"] == 1 and all(value.isfinite().all() for value in state["model"].values())
+
+
 def test_accumulation_equals_the_large_batch(tmp_path, tiny_faces, run):
     """2 x 4 images a step give the weights of 8 images a step (a network without batch norm, no dropout)."""
     found = []

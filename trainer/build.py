@@ -16,6 +16,7 @@ from data_loader.cache import open_images
 from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
+from data_loader.split import label_digest
 from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
@@ -60,6 +61,8 @@ def build_trainer(
     if device.type == "cpu":
         keep_freed_memory()
     labels = prepare_labels(config, split, tell=tell)
+    if state is not None:
+        _check_same_labels(labels, state)
     trainer_type = KINDS["trainer"].find(config.trainer.type, config.where("trainer.type"))
     streams, learns_labels = getattr(trainer_type, "streams"), "plain" in getattr(trainer_type, "trains_heads")  # noqa: B009
     _check_heads(config, labels)
@@ -200,6 +203,22 @@ def _check_heads(config: Config, labels: Labels) -> None:
 def _is_off(config: Config, head: str) -> bool:
     """Whether nothing is learned from the head's labels."""
     return getattr(config.loss_of(head), "weight", 1) == 0
+
+
+def _check_same_labels(labels: Labels, state: dict[str, Any]) -> None:
+    """Raises UserError if the labels are not those that the run started with: their classes are its outputs."""
+    for head in {**state["classes"], **labels.frame.heads}:
+        known, now = state["classes"].get(head, ()), labels.frame.heads.get(head, ())
+        if tuple(known) != tuple(now):
+            raise UserError(
+                f"-r: the run learns the classes {', '.join(known) or 'of no such attribute'} of '{head}', today's labels "
+                f"have {', '.join(now) or 'none'}; bring the labels back, or start a new run"
+            )
+    if state["data"].get("labels") not in (None, label_digest(labels.frame)):
+        raise UserError(
+            "-r: labels of some images have changed since the run started, so it would not be continued but another "
+            "run; bring them back, or start a new run"
+        )
 
 
 def _check_classes(config: Config, labels: Labels) -> list[str]:

@@ -64,7 +64,7 @@ def train(
     built = build_trainer(config, device, world, seen, _saved_split(config, run_dir), state, _on_main(world))
     config = built.trainer.config
     if world.is_main:
-        run_dir = run_dir or create_run_folder(Path(config.trainer.save_dir), config.name, run_id)
+        run_dir = run_dir or create_run_folder(Path(config.trainer.save_dir), config.name, run_id, resume == "auto")
         lock(run_dir)
         _write_run_files(run_dir, config, seen, built)
         built.trainer.start_in(run_dir, _logger(run_dir, config, state))
@@ -117,7 +117,7 @@ def _start_or_continue(
 ) -> tuple[Config, dict[str, Any] | None, Path | None, list[str]]:
     skipped: list[str] = []
     if config is not None and resume == "auto":
-        folder, skipped = _unfinished(config)
+        folder, skipped = _unfinished(config, run_id)
         if folder is None:
             return config, None, None, [*skipped, "-r auto: no unfinished run of this config; starting one"]
         resume = str(folder)
@@ -166,19 +166,26 @@ def _refuse_rewinding(path: Path, run_dir: Path, state: dict[str, Any]) -> None:
         )
 
 
-def _unfinished(config: Config) -> tuple[Path | None, list[str]]:
-    """The newest run of the same config that has not finished, and which ones are damaged beyond continuing."""
-    damaged: list[str] = []
+def _unfinished(config: Config, run_id: str | None) -> tuple[Path | None, list[str]]:
+    """The newest run of the same config, or the one called `run_id`, that has not finished, and which ones cannot be
+    continued."""
+    left_out: list[str] = []
     for folder in run_folders(Path(config.trainer.save_dir), config.name):
+        if run_id not in (None, folder.name):
+            continue
         try:
             state, used, _ = load_newest(folder / "checkpoints" / "last.pth")
-        except DamagedCheckpoint as error:
-            damaged.append(f"warning: -r auto: {folder} cannot be continued\n{error}")
+            stored = config_from_dict(json.loads(state["config"]), str(used))
+        except (DamagedCheckpoint, ConfigError) as error:  # or of a version with other keys
+            left_out.append(f"warning: -r auto: {folder} cannot be continued\n{error}")
             continue
-        stored = config_from_dict(json.loads(state["config"]), str(used))
-        if not state["finished"] and not forbidden(differences(stored, adopt(config, stored))):
-            return folder, damaged
-    return None, damaged
+        changes = forbidden(differences(stored, adopt(config, stored)))
+        if not state["finished"] and not changes:
+            return folder, left_out
+        if run_id is not None:
+            why = f"is a run of another config ({changes[0]})" if changes else "is finished"
+            raise UserError(f"--run-id {run_id}: {folder} {why}; choose another id, or continue it with -r {folder}")
+    return None, left_out
 
 
 def forbidden(changes: list[str]) -> list[str]:

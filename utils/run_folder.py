@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -31,8 +32,11 @@ def run_name(text: str) -> str:
     return text
 
 
-def create_run_folder(save_dir: Path, name: str, run_id: str | None) -> Path:
-    """A new, locked folder. Without `run_id` it is called by the time, with a counter where that is taken."""
+def create_run_folder(save_dir: Path, name: str, run_id: str | None, again: bool = False) -> Path:
+    """A new, locked folder. Without `run_id` it is called by the time, with a counter where that is taken.
+
+    again: a folder of `run_id` that was left before its first checkpoint is emptied and taken.
+    """
     parent = save_dir / name
     parent.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -42,10 +46,17 @@ def create_run_folder(save_dir: Path, name: str, run_id: str | None) -> Path:
             (parent / candidate).mkdir()
             lock(parent / candidate)
             return parent / candidate
-    raise UserError(
-        f"--run-id {run_id}: {parent / str(run_id)} exists; "
-        f"continue it with -r {shlex.quote(str(parent / str(run_id)))} or choose another id"
-    )
+    folder = parent / str(run_id)
+    if list(folder.glob("checkpoints/*.pth")) or (folder / "folds.json").exists():
+        advice = f"continue it with -r {shlex.quote(str(folder))}"
+    elif again:
+        lock(folder)
+        for left in [path for path in folder.iterdir() if path.name != ".lock"]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return folder
+    else:
+        advice = "which was left before its first checkpoint; begin it again with -r auto,"
+    raise UserError(f"--run-id {run_id}: {folder} exists; {advice} or choose another id")
 
 
 def lock(run_dir: Path, busy: str = "this run is being trained") -> None:
