@@ -67,6 +67,8 @@ def run_demo(args: argparse.Namespace) -> None:
     from data_loader.demo_faces.writing import DemoSettings, write_demo
 
     start = time.monotonic()
+    if args.processes is not None and args.processes < 1:
+        raise UserError(f"--processes {args.processes}: expected at least 1")
     settings = DemoSettings(count=args.count, size=args.size, seed=args.seed, persons=args.persons)
     if write_demo(args.out, settings, args.processes, args.force, _progress("drawing")):
         print(f"{args.out}: {args.count} generated faces, seed {args.seed}, {time.monotonic() - start:.0f} s")
@@ -124,6 +126,7 @@ def _add_crops(commands: Commands) -> None:
 
 
 def run_crops(args: argparse.Namespace) -> None:
+    from dataclasses import replace
     from functools import partial
 
     from data_loader.face_crops.detector import YuNet
@@ -132,14 +135,10 @@ def run_crops(args: argparse.Namespace) -> None:
 
     if len(args.size) > 2:
         raise UserError(f"--size {' '.join(map(str, args.size))}: expected one number, or height and width")
+    settings = CropSettings((args.size[0], args.size[-1]), args.score, args.margin, args.outlier)
+    settings.check()
     YuNet(args.detector, args.score)  # a wrong file is said before anything is written
-    settings = CropSettings(
-        size=(args.size[0], args.size[-1]),
-        score=args.score,
-        margin=args.margin,
-        outlier=args.outlier,
-        detector=sha256_of(args.detector),
-    )
+    settings = replace(settings, detector=sha256_of(args.detector))
     open_detector = partial(YuNet, args.detector, args.score)
     cropped = crop_folder(args.root, args.out, settings, open_detector, _workers(args), _progress("looking for faces"))
     print(f"{args.out}: {cropped}")

@@ -33,7 +33,6 @@ from utils.random_state import seed_step
 from utils.stop_signal import Stopped, StopSignal
 from utils.sums import Sums
 
-
 _AGAINST_OVERFLOW = "lower optimizer.args.lr, set trainer.clip_grad or trainer.precision=fp32"
 
 

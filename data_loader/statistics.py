@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,10 @@ def pixel_statistics(
         counts = np.array(json.loads(cached.read_text(encoding="utf-8")), dtype=np.int64)
     else:
         counts = _count(files, size, workers, progress)
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(cached, json.dumps(counts.tolist()))
+        # A folder that cannot be written costs the time of reading the images again, no more.
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(cached, json.dumps(counts.tolist()))
     statistics = from_histogram(counts)
     if min(statistics.std) == 0:
         raise UserError("all pixels of a channel are the same: a standard deviation of 0 cannot normalise images")

@@ -187,8 +187,9 @@ def _check_arguments(
     if not heads and head != "simclr":
         raise UserError("arch: a FaceClassifier needs at least one head, that is one attribute with labels")
     for name, classes in heads.items():
-        # ModuleDict refuses a '.', the empty name and the names of its own methods ('type', 'keys', …).
-        if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        # ModuleDict refuses a '.', the empty name and the names of its own methods ('type', 'keys', …); a '/' separates
+        # the parts of a value's name in the log.
+        if not name or "." in name or "/" in name or hasattr(nn.ModuleDict(), name):
             raise UserError(f"arch: '{name}' cannot be the name of a head; rename the attribute")
         if classes < 2:
             raise UserError(f"arch: head '{name}' has {classes} class(es); a classifier needs at least 2")

@@ -135,7 +135,7 @@ def test_crops_keep_the_layout_and_say_what_was_found(tmp_path: Path):
         "a/blank.JPG": NO_FACE, "b/tiny.png": SIZE, "b/wrong.png": IMPLAUSIBLE, "b/torn.png": UNREADABLE
     }  # fmt: skip
     assert done.unreadable() == ["b/torn.png"] and "24 faces (85.7%)" in str(done)
-    assert set(content(out)) == {*rows.index, "labels.csv", "crops.csv"} - {"b/torn.png"}
+    assert set(content(out)) == {*rows.index, "labels.csv", "crops.csv", ".label_tables.json"} - {"b/torn.png"}
     assert cv2.imread(str(out / "b" / "tiny.png")).shape == (64, 64, 3)
     assert (rows["crop_bytes"] == [len(content(out).get(path, b"")) for path in rows.index]).all()
     assert ImageFolder(str(out)).counts("label") == {"a": 13, "b": 14}
@@ -161,6 +161,23 @@ def test_only_what_changed_is_done_again(tmp_path: Path):
     fresh = content(tmp_path / "fresh")
     assert fresh.keys() == after.keys()
     assert all(data == (out / name).read_bytes() for name, data in fresh.items())  # the order of threads too
+
+
+def test_label_tables_that_are_edited_beside_the_crops_are_kept(tmp_path: Path):
+    root, out = people(tmp_path / "in", 2), tmp_path / "out"
+    (root / "labels.csv").write_text("path,glasses\n01.png,\n")
+    crop(root, out)
+    edited = "path,glasses\n01.png,1\n"
+    (out / "labels.csv").write_text(edited)
+    (root / "more.csv").write_text("a\n1\n")
+    for text, copied in ((None, 1), ("path\n02.png\n", 0)):  # whether the original has changed since or not
+        if text is not None:
+            (root / "labels.csv").write_text(text)
+        again = crop(root, out)
+        assert (again.tables, again.kept) == (copied, ["labels.csv"]) and (out / "labels.csv").read_text() == edited
+        assert "1 table (labels.csv) edited here and kept" in str(again)
+    (root / "more.csv").write_text("a\n2\n")
+    assert crop(root, out).tables == 1 and (out / "more.csv").read_text() == "a\n2\n"
 
 
 KILLED = """

@@ -421,6 +421,14 @@ def test_label_csv_reads_several_attributes(tmp_path):
         ("path,x\nfaces/0.png,a\n", {"attributes": ["x"], "classes": {"x": ["b"]}}, "'a' (1 rows) not among"),
         ("path,x\nfaces/0.png,a\n", {"attributes": ["x"], "classes": {"z": ["b"]}}, "no attribute 'z'"),
         ("path,x\nfaces/0.png,a\nfaces/0.png,b\n", {"attributes": ["x"]}, "different labels"),
+        (
+            "path,x,who\nfaces/0.png,a,anna\nfaces/0.png,a,ben\n",
+            {"attributes": ["x"], "group": "who"},
+            "1 image (faces/0.png) listed more than once with different labels (faces/0.png: who 'anna' and 'ben')",
+        ),
+        ("path|x,y|z\nfaces/0.png|a,b|c\n", {"attributes": ["x"]}, "the cells are separated by '|'"),
+        ("sep=,\npath,x\nfaces/0.png,a\n", {"attributes": ["x"]}, "the first line only names the separator"),
+        ("path,x\nfaces/0.png,\N{MINUS SIGN}1\n", {"attributes": ["x"]}, "no row has a label"),
     ],
 )
 def test_label_csv_refuses_what_does_not_fit(tmp_path, text, arguments, message):

@@ -106,6 +106,15 @@ def cases(faces: Path) -> dict[str, tuple[dict, list[str]]]:
             {"data_loader": {"batch_size": 10**6}, "views": {"size": 512}},
             ["does not fit into memory", "lower data_loader.batch_size"],
         ),
+        "a name with a slash": (
+            {"labels": {"merge": None}, "dataset": dataset(faces, frame="slash.csv", attributes=["hue/2"])},
+            ["'hue/2' cannot be the name of a head; rename the attribute"],
+        ),
+        "too small for the network": (
+            {"arch": {"args": {"backbone": "inception_v3"}}},
+            ["tiny.json: views.size: the network does not take images of 32 x 32 pixels", "Kernel size"],
+        ),
+        "seed": ({"seed": 10**20}, ["tiny.json: seed: expected at most 18446744073709551615"]),
         "device": ({}, ["-d cuda:7"]),
     }
 
@@ -113,6 +122,7 @@ def cases(faces: Path) -> dict[str, tuple[dict, list[str]]]:
 @pytest.mark.parametrize("case", list(cases(Path("."))))
 def test_mistake(case: str, tmp_path: Path, tiny_faces: Path, in_process):
     config = write_config(tmp_path, tiny_faces)
+    (tiny_faces / "slash.csv").write_text((tiny_faces / "labels.csv").read_text().replace("hue", "hue/2"))
     changes, messages = cases(tiny_faces)[case]
     spoil(config, **changes)
     device = ["-d", "cuda:7"] if case == "device" else []

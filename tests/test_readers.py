@@ -61,6 +61,8 @@ def test_utkface_groups_of_a_table(tmp_path: Path):
     assert set(UTKFace(str(root), group="person").rows["group"]) == {"a", NAMES[1], NAMES[2]}
     assert UTKFace(str(root), group=None).rows["group"].is_unique
     assert "did you mean 'group'" in refused(UTKFace, str(root), group="grup")
+    (root / "labels.csv").write_text("path,group\npart1/1.jpg,7\n")
+    assert "no row is about an image" in refused(UTKFace, str(root))
 
 
 @pytest.mark.skipif(not UTK.is_dir(), reason=f"{UTK} is not there")

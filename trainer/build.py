@@ -24,6 +24,7 @@ from trainer.optimizer import build_optimizer
 from trainer.schedule import build_scheduler, check_schedule_reaches, warm_up_notes
 from trainer.speed import check_speed, choose_speed
 from trainer.workers import choose_workers
+from utils.command import OUT_OF_MEMORY
 from utils.config import Component, Config, says_where
 from utils.device import choose_dtype
 from utils.distributed import World
@@ -211,8 +212,8 @@ def _check_same_labels(labels: Labels, state: dict[str, Any]) -> None:
         known, now = state["classes"].get(head, ()), labels.frame.heads.get(head, ())
         if tuple(known) != tuple(now):
             raise UserError(
-                f"-r: the run learns the classes {', '.join(known) or 'of no such attribute'} of '{head}', today's labels "
-                f"have {', '.join(now) or 'none'}; bring the labels back, or start a new run"
+                f"-r: the run learns the classes {', '.join(known) or 'of no such attribute'} of '{head}', today's "
+                f"labels have {', '.join(now) or 'none'}; bring the labels back, or start a new run"
             )
     if state["data"].get("labels") not in (None, label_digest(labels.frame)):
         raise UserError(
@@ -255,8 +256,18 @@ def _try_batch(trainer: BaseTrainer) -> None:
     stream, views = next(iter(trainer.streams.items()))
     faces = data.first_batch()[stream]
     model = trainer.model.eval()
-    with torch.no_grad():
-        logits = model(trainer.normalize(faces[next(iter(views))].to(trainer.device)))
+    images = trainer.normalize(faces[next(iter(views))].to(trainer.device))
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if any(text in str(error) for text in OUT_OF_MEMORY):
+            raise
+        height, width = trainer.config.views.shape
+        raise ConfigError(
+            f"{trainer.config.where('views.size')}: the network does not take images of {height} x {width} pixels "
+            f"({(str(error) or type(error).__name__).splitlines()[0]}); choose another size or arch.args.backbone"
+        ) from error
     for head, names in data.classes.items():
         check_logits(logits[head], head)
         if logits[head].shape != (len(faces["row"]), len(names)):

@@ -28,6 +28,7 @@ from trainer.test_time_views import TestTimeView
 from utils.checkpoint import load_checkpoint
 from utils.config import Config, apply_overrides, config_from_dict, differences, is_about
 from utils.errors import UserError
+from utils.files import check_output
 from utils.memory import keep_freed_memory
 from utils.run_folder import checkpoint_in, run_folder_of
 
@@ -156,13 +157,15 @@ def test_checkpoints(
     rows, said = common_rows(models, split)
     notes += said
     ages = known_ages(models, rows, near_years)
+    if out is None:
+        out = models[0][0].run_dir / "report"
+        check_output(out, "--out", folder=True)
     predictions = [
         _predict_rows(loaded, labels, chosen, ensemble, device, notes.append)
         for (loaded, labels), chosen in zip(models, rows)
     ]
     first, labels = models[0]
     table = labels.frame.rows.iloc[rows[0]][["path", "group"]].assign(split=labels.split.iloc[rows[0]], labeled=True)
-    out = out or first.run_dir / "report"
     heads = ensemble.answer(predictions)
     calibration, cross_fitted, said = calibrate(ensemble, heads, table["group"].tolist(), fit, split, out)
     notes += said

@@ -26,7 +26,7 @@ from trainer.speed import adopt
 from utils.checkpoint import load_newest
 from utils.config import Config, apply_overrides, config_from_dict, differences
 from utils.device import choose_device
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 from utils.files import atomic_write
 from utils.run_folder import best_checkpoint, create_run_folder, lock
 from utils.stop_signal import Stopped
@@ -151,8 +151,11 @@ def _unfinished(config: Config, run_id: str | None) -> Path | None:
 
 def _compare(file: Path, config: Config) -> tuple[dict[str, Any], list[str]]:
     """What a folds.json says, and what makes its config another one than `config`."""
-    known = json.loads(file.read_text(encoding="utf-8"))
-    changes = differences(config_from_dict(known["config"], str(file)), config)
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        changes = differences(config_from_dict(known["config"], str(file)), config)
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise UserError(f"{file}: is damaged, or of another version ({error}); remove {file.parent}") from None
     alike = [line for line in changes if line.split(":")[0] in _SAME_IN_ALL]
     return known, [*session.forbidden(changes), *alike]
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.errors import UserError
+
 
 def make_rng(*key: int) -> np.random.Generator:
     """A generator that depends on the whole key only, e.g. (seed, stream, pass)."""
@@ -45,7 +47,12 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch, for code that draws outside the keyed generators (model initialisation)."""
+    """Seed python, numpy and torch, for code that draws outside the keyed generators (model initialisation).
+
+    Raises UserError if torch cannot take it.
+    """
+    if seed >= 2**64:
+        raise UserError(f"seed: expected at most {2**64 - 1}, got {seed}")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

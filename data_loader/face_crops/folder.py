@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import json
 import os
-import shutil
 import threading
 import time
 import uuid
@@ -23,6 +21,7 @@ import numpy as np
 
 from data_loader.face_crops.detector import Detector, Face
 from data_loader.face_crops.geometry import beyond, choose_face, cut_center, cut_face, relative_height
+from data_loader.face_crops.label_tables import copy_tables
 from data_loader.face_crops.table import IMPLAUSIBLE, NO_FACE, SIZE, TABLE, UNREADABLE, Row, read_rows, write_rows
 from data_loader.readers.celeba_annotation import MASKS
 from data_loader.readers.image_folder import images_below
@@ -34,7 +33,6 @@ Task = TypeVar("Task")
 Progress = Callable[[int, int], None]
 
 CROPPING = 2  # raised whenever the same settings would cut other crops
-TABLES = (".csv", ".tsv", ".txt", ".json")  # label tables, copied beside the crops
 ENOUGH = 20  # faces from which on there is a usual size
 SAVE_SECONDS = 5.0
 _TEMPORARY = ".tmp-"
@@ -73,13 +71,15 @@ class CropSettings:
 
 @dataclass(frozen=True)
 class Cropped:
-    """rows: the table; done: crops cut now; removed: crops whose picture is gone; tables: files copied now;
-    beyond: share of a crop of a face that lies outside of its picture, in the median."""
+    """rows: the table; done: crops cut now; removed: crops whose picture is gone; tables: files copied now; kept:
+    tables that were edited beside the crops; beyond: share of a crop of a face that lies outside of its picture, in the
+    median."""
 
     rows: list[Row]
     done: int
     removed: int
     tables: int
+    kept: list[str]
     beyond: float
 
     def unreadable(self) -> list[str]:
@@ -93,6 +93,7 @@ class Cropped:
             f"{len(self.rows):,} images: {found:,} faces ({found / len(self.rows):.1%}), {several:,} images with "
             f"several{others}; {self.done:,} cut now, {len(self.rows) - self.done:,} as they were, {self.removed:,} "
             f"removed; {self.tables:,} tables copied"
+            + (f"; {few(self.kept, 'table')} edited here and kept" if self.kept else "")
         )
 
 
@@ -137,8 +138,8 @@ def _crop(paths: list[str], run: _Run, workers: int, progress: Progress) -> Crop
     write_rows(out, rows.values())
     faces = [(row.face, row.shape) for row in rows.values() if row.face and not row.fallback]
     outside = [beyond(face, shape, run.settings.size, run.settings.margin) for face, shape in faces]
-    tables = _copy_tables(root, out)
-    return Cropped(list(rows.values()), len(run.cut), len(removed), tables, float(np.median(outside or [0.0])))
+    tables, kept = copy_tables(root, out)
+    return Cropped(list(rows.values()), len(run.cut), len(removed), tables, kept, float(np.median(outside or [0.0])))
 
 
 def _inputs(root: Path, out: Path) -> list[str]:
@@ -273,26 +274,6 @@ def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(before)
-
-
-def _copy_tables(root: Path, out: Path) -> int:
-    """Label tables as they are, where they lie; returns how many were not there yet."""
-    copied = 0
-    for place, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            source = Path(place, name)
-            target = out / source.relative_to(root)
-            if name.startswith(".") or source.suffix.lower() not in TABLES or target == out / TABLE:
-                continue
-            if target.is_file() and filecmp.cmp(source, target, shallow=False):
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:12]}")
-            shutil.copyfile(source, temporary)
-            os.replace(temporary, target)
-            copied += 1
-    return copied
 
 
 def complain(cropped: Cropped) -> None:

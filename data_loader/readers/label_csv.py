@@ -54,7 +54,8 @@ def LabelCSV(
     table[path] = _relative(table[path], file)
     for attribute in attributes:
         table[attribute] = normalised(table[attribute])
-    table, notes = without_repeats(table, path, attributes, file)
+    about = [*attributes, *(name for name in (group, split) if name)]
+    table, notes = without_repeats(table, path, about, file)
     absent = [name for name in table[path] if not (folder / name).is_file()]
     if absent:
         raise UserError(f"{file}: {few(absent, 'file')} in column '{path}' not found in {folder}")

@@ -51,11 +51,17 @@ def read_table(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path}: not a table: {error}") from None
     table.columns = [str(name).strip() for name in table.columns]
-    other = next((mark for mark in ";\t" if len(table.columns) == 1 and mark in table.columns[0]), None)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            header = _header(csv.reader(file))
+        except csv.Error as error:
+            raise UserError(f"{path}: not a table: {error}") from None
+    if len(header) == 2 and header[0].startswith("sep="):
+        raise UserError(f"{path}: the first line only names the separator; remove it")
+    other = next((mark for mark in ";\t|" if "".join(header).count(mark) >= len(header)), None)
     if other is not None:
         raise UserError(f"{path}: the cells are separated by {other!r}; save the table with commas")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        twice = [name for name, count in Counter(_header(csv.reader(file))).items() if count > 1 and name]
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise UserError(f"{path}: two columns are called '{twice[0]}'")
     table = table.fillna("").apply(lambda column: column.str.strip())
@@ -99,7 +105,7 @@ def normalised(cells: pd.Series) -> pd.Series:
 
 
 def _normal(cell: str) -> str:
-    text = cell.strip()
+    text = cell.strip().replace("\N{MINUS SIGN}", "-")  # as word processors and pages write it
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else "" if text.lower() == "nan" else text
 
@@ -118,14 +124,21 @@ def indices(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
 
 
 def without_repeats(table: pd.DataFrame, key: str, labels: Sequence[str], path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """One row per value of `key`, the first, and a note if there were more. Raises UserError if their labels differ."""
+    """One row per value of `key`, the first, and a note if there were more. Raises UserError if they differ in one of
+    the columns `labels`."""
     repeated = table[table.duplicated(key, keep=False)]
     if not len(repeated):
         return table, []
     several = repeated.drop_duplicates([key, *labels])[key]
     differ = list(several[several.duplicated()].unique())
     if differ:
-        raise UserError(f"{path}: {few(differ, 'image')} listed more than once with different labels")
+        rows = repeated[repeated[key] == differ[0]]
+        column = next(name for name in labels if rows[name].nunique() > 1)
+        cells = " and ".join(f"'{cell}'" for cell in rows[column].unique()[:2])
+        raise UserError(
+            f"{path}: {few(differ, 'image')} listed more than once with different labels "
+            f"({differ[0]}: {column} {cells})"
+        )
     kept = table.drop_duplicates(key).reset_index(drop=True)
     return kept, [f"{path.name}: {len(table) - len(kept):,} repeated rows dropped, their labels agree"]
 

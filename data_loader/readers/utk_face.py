@@ -65,6 +65,8 @@ def _groups(folder: Path, paths: list[str], column: str | None) -> tuple[list[st
     need_columns(table, ["path", column], file)
     table, notes = without_repeats(table, "path", [column], file)
     known = {path: cell for path, cell in zip(table["path"], table[column]) if cell}
+    if not known.keys() & set(paths):
+        raise UserError(f"{file}: no row is about an image of {folder} (such as {table['path'][0]} for {paths[0]})")
     groups = [known.get(path, path) for path in paths]
     notes.append(f"group: column '{column}' of {TABLE}, {len(set(groups)):,} groups")
     rowless = [path for path in paths if path not in known]
