@@ -6,7 +6,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch, to_device
 from base.checkpointing import RunFiles
-from base.finite import FiniteCheck, what_is_not_finite
+from base.finite import AGAINST_OVERFLOW, FiniteCheck, check_finite
 from base.monitor import Monitor
 from base.parts import Parts
 from base.scoring import Normalize, Scoring
@@ -26,14 +26,12 @@ from base.waiting import DATA_WAIT, Waiting
 from logger.console import epoch_line
 from logger.progress import Progress
 from logger.run_logger import RunLogger
-from utils.distributed import any_process
+from utils.distributed import any_process, same_buffers
 from utils.ema import EMA
 from utils.errors import ConfigError, UserError, did_you_mean
 from utils.random_state import seed_step
 from utils.stop_signal import Stopped, StopSignal
 from utils.sums import Sums
-
-_AGAINST_OVERFLOW = "lower optimizer.args.lr, set trainer.clip_grad or trainer.precision=fp32"
 
 
 class BaseTrainer(ABC):
@@ -81,6 +79,10 @@ class BaseTrainer(ABC):
     @abstractmethod
     def training_step(self, batch: Batch) -> Tensor:
         """The scalar loss of a batch; what is to be logged is added to `self.sums`."""
+
+    def start_step(self, batches: Sequence[Batch]) -> None:
+        """Before an optimizer step on several batches, of which `training_step` gets one after the other."""
+        return None
 
     def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Values of the epoch's log row from the sums of its steps; the same names at every epoch."""
@@ -144,6 +146,7 @@ class BaseTrainer(ABC):
     def train_on(self, *batches: Batch) -> Tensor:
         """One optimizer step on the mean loss of `batches`; returns the last one's loss."""
         self.parts.progress.fill_(self.step / (self.epochs * self.steps_per_epoch))
+        self.start_step(batches)
         for number, batch in enumerate(batches, start=1):
             loss = self._backward(batch, len(batches), number == len(batches))
         self._update_weights()
@@ -172,8 +175,10 @@ class BaseTrainer(ABC):
         self.scaler.step(self.parts.optimizer)
         self.scaler.update()
         self.parts.optimizer.zero_grad(set_to_none=True)
-        if self.parts.scheduler is not None and self.parts.scheduler.interval == "step":
-            self.parts.scheduler.scheduler.step()
+        scheduler, steps = self.parts.scheduler, self.epochs * self.steps_per_epoch
+        # A trial may take more steps than a short run has, for which a schedule of fixed length has no learning rate.
+        if scheduler is not None and scheduler.interval == "step" and scheduler.scheduler.last_epoch < steps:
+            scheduler.scheduler.step()
         if self.ema is not None:
             self.ema.update()
 
@@ -181,9 +186,10 @@ class BaseTrainer(ABC):
         sums = self.sums.read()
         values = {**self.epoch_values(sums), DATA_WAIT: self.waiting.share()}
         if self.epoch % self.config.trainer.validate_every == 0 or self.epoch == self.epochs:
+            same_buffers(self.model, self.evaluated_model)
             batches = self.data.evaluation_batches("valid")
             values.update(self.scoring.evaluate(self.evaluated_model, batches, "valid"))
-        self._check_finite(values)
+        check_finite((self.evaluated_model, self.model), values, f"step {self.step} (learning rate {self.lr:.3g})")
         values["lr"] = self.lr
         scheduler = self.parts.scheduler
         if scheduler is not None and scheduler.is_plateau:
@@ -229,7 +235,7 @@ class BaseTrainer(ABC):
         return stopped if self.world.size == 1 else any_process(stopped, self.device)
 
     def _save_and_stop(self) -> None:
-        self._check_finite({})
+        check_finite((self.evaluated_model, self.model), {}, f"step {self.step} (learning rate {self.lr:.3g})")
         number = self._stop.received or 15
         self.sums.load_state_dict(self.sums.read())
         if not self.world.is_main:
@@ -242,37 +248,25 @@ class BaseTrainer(ABC):
         lrs = sorted({f"{group['lr']:.3g}" for group in self.parts.optimizer.param_groups})
         raise UserError(
             f"the loss is {loss} at step {self.step + 1} (epoch {self.epoch + 1}, learning rate {', '.join(lrs)}); "
-            f"no weights were changed by this step. {_AGAINST_OVERFLOW}; the images of the batch:\n  "
+            f"no weights were changed by this step. {AGAINST_OVERFLOW}; the images of the batch:\n  "
             + "\n  ".join(self.data.paths(rows))
         )
-
-    def _check_finite(self, values: Mapping[str, float]) -> None:
-        """Before anything is chosen or saved: of NaN an argmax makes the first class, which may score well."""
-        for model in dict.fromkeys((self.model, self.evaluated_model)):
-            name = what_is_not_finite(model, values)
-            if name is not None:
-                raise UserError(
-                    f"{name} is not finite after step {self.step} (learning rate {self.lr:.3g}); what was saved before "
-                    f"is kept, in a new run: {_AGAINST_OVERFLOW}"
-                )
 
     def _finish_run(self) -> None:
         if not self.world.is_main:
             return
-        if self.monitor.exhausted and self.step < self.epochs * self.steps_per_epoch:
-            self.logger.info(
-                f"early stop: no better {self.monitor.name} for {self.monitor.bad_epochs} epochs "
-                f"(best {self.monitor.best:.4f} at epoch {self.monitor.best_epoch})"
-            )
+        monitor, value = self.monitor, ""
+        if monitor.best is not None:
+            value = f" ({monitor.name} {monitor.best:.4f}, epoch {monitor.best_epoch})"
+        if monitor.exhausted and self.step < self.epochs * self.steps_per_epoch:
+            self.logger.info(f"early stop: no better {monitor.name} for {monitor.bad_epochs} epochs{value}")
         self.files.save_last({**self.state_dict(), "finished": True})
         best = self.files.publish()
-        value = (
-            ""
-            if self.monitor.best is None
-            else f" ({self.monitor.name} {self.monitor.best:.4f}, epoch {self.monitor.best_epoch})"
-        )
         self.logger.summary(
-            {"best/" + self.monitor.name: self.monitor.best or math.nan, "best/epoch": self.monitor.best_epoch}
+            {
+                "best/" + monitor.name: math.nan if monitor.best is None else monitor.best,
+                "best/epoch": monitor.best_epoch,
+            }
         )
         self.logger.info(f"best checkpoint{value}: {best}")
 

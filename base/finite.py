@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
+
+from utils.errors import UserError
+
+AGAINST_OVERFLOW = "lower optimizer.args.lr, set trainer.clip_grad or trainer.precision=fp32"
 
 
 class FiniteCheck:
@@ -28,10 +33,17 @@ class FiniteCheck:
 
 
 @torch.no_grad()
-def what_is_not_finite(model: nn.Module, values: Mapping[str, float]) -> str | None:
-    """What a loss that was a number can leave behind: weights or running statistics that are none, or a validation
-    loss, of `values`, that is none because they are too large."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            return name
-    return "valid/loss" if not math.isfinite(values.get("valid/loss", 0.0)) else None
+def check_finite(models: Iterable[nn.Module], values: Mapping[str, float], after: str) -> None:
+    """Before anything is chosen or saved: of NaN an argmax makes the first class, which may score well.
+
+    A loss that was a number can leave weights or running statistics that are none, or so large that the validation
+    loss, of `values`, is none. Raises UserError that says `after` which step.
+    """
+    tensors = chain.from_iterable(model.state_dict().items() for model in dict.fromkeys(models))
+    wrong = [name for name, x in tensors if x.is_floating_point() and not bool(x.isfinite().all())]
+    if not math.isfinite(values.get("valid/loss", 0.0)):
+        wrong.append("valid/loss")
+    if wrong:
+        raise UserError(
+            f"{wrong[0]} is not finite after {after}; what was saved before is kept. For a new run: {AGAINST_OVERFLOW}"
+        )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from statistics import fmean as mean
 
 import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch, to_device
+from base.joint_score import JointScore
 from base.parts import Parts
 from utils.sums import Sums, confusion_matrix
 
@@ -44,6 +47,7 @@ class Scoring:
     def __init__(self, parts: Parts, normalize: Normalize):
         self.parts, self.normalize = parts, normalize
         self.classes = dict(parts.data.classes)
+        self.joint = JointScore(parts)
         counts = {head: parts.data.class_counts[head].double().clamp(min=1) for head in self.classes}
         self.log_prior = {head: (of_head / of_head.sum()).log().tolist() for head, of_head in counts.items()}
         strength = parts.config.trainer.evaluation_prior
@@ -55,12 +59,12 @@ class Scoring:
         for split in ("train", "valid"):
             for head, metrics in self.parts.metrics.items():
                 found |= {f"{split}/{name}" for name in metrics} | {f"{split}/{head}/{name}" for name in metrics}
-        return found
+        return found | self.joint.names("valid")
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch], split: str) -> dict[str, float]:
-        """`SPLIT/loss`, `SPLIT/METRIC` (mean over heads), `SPLIT/HEAD/METRIC` and `SPLIT/HEAD/recall/CLASS`, the last
-        for classes that occur among the labels; nothing if there are no batches."""
+        """`SPLIT/loss`, `SPLIT/METRIC` (means over heads), `SPLIT/HEAD/METRIC`, `SPLIT/joint/METRIC` and
+        `SPLIT/HEAD/recall/CLASS`, the last for classes that occur among the labels; nothing if there are no batches."""
         sums = Sums(self.parts.device)
         was_training = model.training
         model.eval()
@@ -70,13 +74,16 @@ class Scoring:
                 logits = model(self.normalize(faces["image"]))
             for head, target in faces["target"].items():
                 sums.add(self.count(head, logits[head], target))
+            decided = {head: self.decide(head, logits[head]) for head in self.classes}
+            sums.add(self.joint.count(decided, faces["target"]))
         model.train(was_training)
         totals = sums.read()
         if not totals:
             return {}
-        losses = [float(totals[f"loss/{h}"] / totals[f"rows/{h}"].clamp(min=1)) for h in self.classes]
         confusions = {head: totals[f"confusion/{head}"] for head in self.classes}
-        values = {f"{split}/loss": sum(losses) / len(losses), **self.metrics(split, confusions)}
+        losses = [float(totals[f"loss/{head}"] / totals[f"rows/{head}"]) for head in self._judged(confusions)]
+        values = {f"{split}/loss": mean(losses) if losses else math.nan, **self.metrics(split, confusions)}
+        values |= self.joint.values(split, totals)
         for head, confusion in confusions.items():
             for name, row, found in zip(self.classes[head], confusion, confusion.diagonal()):
                 if float(row.sum()) > 0:
@@ -106,12 +113,18 @@ class Scoring:
         return (logits + self.offsets[head]).argmax(1)
 
     def metrics(self, split: str, confusions: Mapping[str, Tensor]) -> dict[str, float]:
-        """Values from confusion matrices {head: [C, C]}: each metric's mean over heads, then each head's own."""
+        """Values from confusion matrices {head: [C, C]}: each metric's mean over the heads that are learned and have
+        labels here, then each head's own."""
         of_heads: dict[str, float] = {}
         by_name: dict[str, list[float]] = {}
+        judged = self._judged(confusions)
         for head, confusion in confusions.items():
             for name, metric in self.parts.metrics[head].items():
                 value = float(metric(confusion))
                 of_heads[f"{split}/{head}/{name}"] = value
-                by_name.setdefault(f"{split}/{name}", []).append(value)
-        return {**{name: sum(values) / len(values) for name, values in by_name.items()}, **of_heads}
+                by_name.setdefault(f"{split}/{name}", []).extend([value] if head in judged else [])
+        return {**{name: mean(values) if values else math.nan for name, values in by_name.items()}, **of_heads}
+
+    def _judged(self, confusions: Mapping[str, Tensor]) -> list[str]:
+        """Heads whose scores say something about the run."""
+        return [h for h, confusion in confusions.items() if self.parts.losses[h][1] and float(confusion.sum())]

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Method:
     """settings: as after -s, over the config. all_labels: with the labels that the config hides. own_trainer: nothing
-    of the config's trainer.args is kept."""
+    of the config's trainer.args is kept. keeps: which of them are where another type would take them all away."""
 
     title: str
     settings: tuple[str, ...] = ()
     all_labels: bool = False
     frozen: bool = False
     own_trainer: bool = False
+    keeps: tuple[str, ...] = ()
 
 
 # A config may have any of these, and a table that says "cross entropy" must not depend on that.
@@ -40,6 +41,8 @@ FIXMATCH = (
     'trainer.args={"threshold": {"type": "fixed", "args": {"value": 0.95}}}',  # for the rest FixMatchTrainer's defaults
 )
 PUBLISHED = (*FIXMATCH, *CROSS_ENTROPY)
+SWITCHES = ("threshold", "align", "debias", "class_weight")
+RAMP = ("ramp_up", "warm_up_epochs")
 THRESHOLDS = ("flexmatch", "freematch", "softmatch", "adamatch")
 FP32, JOINT = "trainer.precision=fp32", "trainer.args.weak_forward=joint"
 CONTIGUOUS = 'trainer.speed={"memory_format": "contiguous"}'
@@ -62,9 +65,16 @@ METHODS: dict[str, Method] = {
     "frozen": Method("logistic regression on frozen features, balanced class weights", frozen=True),
     "supervised": Method("supervised, cross entropy", (*SUPERVISED, *CROSS_ENTROPY)),
     "adjusted": Method("supervised, logit adjustment", (*SUPERVISED, *ADJUSTED)),
-    "pseudo_label": Method("pseudo-labels (Lee 2013), the rest as the config", ("trainer.type=PseudoLabelTrainer",)),
+    "pseudo_label": Method(
+        "pseudo-labels (Lee 2013), the rest as the config",
+        ("trainer.type=PseudoLabelTrainer",),
+        keeps=(*SWITCHES, "lambda_u", *RAMP, "unlabeled_from", "abc_threshold", "abc_weight"),
+    ),
+    # Its lambda_u is on another scale than FixMatch's.
     "mean_teacher": Method(
-        "mean teacher, the rest as the config", ("trainer.type=MeanTeacherTrainer", "trainer.ema=0.99", PLAIN_HEAD)
+        "mean teacher, the rest as the config",
+        ("trainer.type=MeanTeacherTrainer", "trainer.ema=0.99", PLAIN_HEAD),
+        keeps=RAMP,
     ),
     "published": _published("FixMatch as published"),
     "published+align": _published("published + align prior", "trainer.args.align=prior"),

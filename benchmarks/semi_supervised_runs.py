@@ -44,7 +44,9 @@ class Bench(Runs[Run]):
 
     def _resolve(self, run: Run) -> Config:
         method = METHODS[run.method]
-        settings = [*method.settings, *self._labels(run), f"seed={run.seed}"]
+        given = self.base.trainer.args
+        kept = [f"trainer.args.{name}={json.dumps(given[name])}" for name in method.keeps if name in given]
+        settings = [*method.settings, *kept, *self._labels(run), f"seed={run.seed}"]
         # A trainer of another type takes the arguments of this one away.
         base = apply_overrides(self.base, SUPERVISED[:1]) if method.own_trainer else self.base
         settings += [f"name={run.folder(self.out).parent.name}", f"trainer.save_dir={json.dumps(str(self.out))}"]

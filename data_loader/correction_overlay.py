@@ -11,10 +11,11 @@ import pandas as pd
 
 from data_loader.age import AGE, YEARS, age_index, boundaries_of
 from data_loader.correction_rows import ALREADY, APPLIED, Conflict, Correction, Unmatched, Verdict
-from data_loader.joint import JOINT, join_attributes, split_joint
+from data_loader.joint import join_attributes, split_joint
 from data_loader.label_frame import LabelFrame
 from data_loader.readers.mask_faces import IMAGES, STATES
 from utils.errors import did_you_mean
+from utils.joint import JOINT
 
 DROP = "drop"
 UNSURE = ("unsure", "?")

@@ -12,10 +12,11 @@ import pandas as pd
 
 from data_loader.age import YEARS
 from data_loader.image_files import ImageFile
-from data_loader.joint import GENDER, JOINT, split_joint
+from data_loader.joint import GENDER, split_joint
 from data_loader.label_frame import LabelFrame, shuffled
 from data_loader.split import SIDES
 from utils.errors import UserError
+from utils.joint import JOINT
 
 MOST_JOINT = 60
 MOST_VALUES = 12

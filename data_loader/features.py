@@ -39,8 +39,11 @@ class Table:
     place: np.ndarray
 
     def take(self, rows: np.ndarray, view: np.ndarray | int) -> Tensor:
-        """[N, D] of `rows`, each in its `view`."""
-        return torch.from_numpy(self.features[self.place[rows], view])
+        """[N, D] of `rows`, each in its `view`. Raises IndexError for rows that are not in the table."""
+        place = self.place[rows]
+        if (place < 0).any():
+            raise IndexError(f"no features of row {int(rows[place < 0][0])}")
+        return torch.from_numpy(self.features[place, view])
 
 
 class FeatureData:
@@ -67,7 +70,7 @@ class FeatureData:
         self.key = f"{made_by} {key} {data.config.views.model_dump_json()}"
         self.tables: dict[str, dict[str, Table]] = {"eval": self._tables("eval", data.evaluation_rows("valid"), 1)}
         for name, (stream, _) in data.streams.items():
-            rows = np.unique(stream.rows)
+            rows = stream.may_show()
             if views == 1:
                 self.tables[name] = dict.fromkeys(data.dataset.views[name], self._tables("eval", rows, 1)["image"])
             else:

@@ -11,8 +11,8 @@ import numpy as np
 
 from data_loader.label_frame import LabelFrame
 from utils.errors import UserError
+from utils.joint import JOINT
 
-JOINT = "joint"
 PARTS = ("mask", "gender", "age")
 MASK = ("wear", "incorrect", "normal")
 GENDER = ("male", "female")

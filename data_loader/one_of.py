@@ -28,6 +28,11 @@ class OneOf:
         self._unit_of = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
         self._unit_of[self.first] = np.arange(len(self.first))
 
+    def members(self, first: np.ndarray) -> np.ndarray:
+        """int64, every row that a pass may show of the units named `first`."""
+        unit = np.repeat(np.arange(len(self._start)), self._count)
+        return self._members[np.isin(unit, self._unit_of[first])]
+
     def pick(self, first: np.ndarray, seed: int, stream: int, number: int) -> np.ndarray:
         """[k] int64, the rows that pass `number` shows of the units named `first`: a function of the arguments."""
         unit = self._unit_of[first]

@@ -43,6 +43,10 @@ class Stream:
             start, count = start + len(taken[-1]), count - len(taken[-1])
         return np.concatenate(taken)
 
+    def may_show(self) -> np.ndarray:
+        """Every row that may come up, ascending int64."""
+        return np.unique(self.rows if self.one_of is None else self.one_of.members(self.rows))
+
     def _draw(self, number: int) -> np.ndarray:
         return make_rng(*self.key, number).permutation(self.rows)
 
@@ -98,6 +102,9 @@ class InTurn(Stream):
         of_each = np.stack([one.take(first, last - first) for one in self.streams], axis=1)
         blocks = np.take_along_axis(of_each, self._orders(first, last), axis=1)
         return blocks.reshape(-1)[start - first * n :][:count]
+
+    def may_show(self) -> np.ndarray:
+        return np.unique(np.concatenate([one.may_show() for one in self.streams]))
 
     def _orders(self, first: int, last: int) -> np.ndarray:
         """A permutation of the streams for each of the blocks first … last - 1, int64 [last - first, n]."""

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from report.evaluation import JOINT, HeadPrediction
+from report.evaluation import HeadPrediction
 from report.vote import JOINT_ORDER
+from utils.joint import JOINT
 
 NEAR_YEARS = 2
 

@@ -13,10 +13,9 @@ import pandas as pd
 from sklearn.metrics import average_precision_score
 
 from utils.errors import UserError
+from utils.joint import JOINT, MOST_JOINT_CLASSES
 
 FEW_GROUPS = 20
-JOINT = "joint"
-MOST_JOINT_CLASSES = 36
 
 
 @dataclass(frozen=True)

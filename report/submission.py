@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from report.evaluation import JOINT, HeadPrediction
+from report.evaluation import HeadPrediction
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.joint import JOINT
 
 ANSWERS = 18
 PARTS = {"mask": ("wear", "incorrect", "normal"), "gender": ("male", "female")}

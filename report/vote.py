@@ -7,8 +7,9 @@ from math import isfinite
 
 import numpy as np
 
-from report.evaluation import JOINT, HeadPrediction
+from report.evaluation import HeadPrediction
 from utils.errors import UserError, did_you_mean
+from utils.joint import JOINT
 
 VOTES = ("soft", "hard")
 TIE_BREAK = 1e-6

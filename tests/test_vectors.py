@@ -76,7 +76,8 @@ def test_distribution_alignment(name: str):
     if args["p_target_type"] == "model":
         aligner = align.estimated(counts, momentum=args["momentum"], bias_correction=False)
     else:
-        aligner = align.prior(counts, momentum=args["momentum"], distribution=args["p_target"] or counts.tolist())
+        target = args["p_target"] or counts.tolist()
+        aligner = align.prior(counts, momentum=args["momentum"], distribution=target, bias_correction=False)
     for step in range(args["steps"]):
         labeled = v["logits_lb"][step].softmax(dim=1)
         aligned = aligner(v["logits_w"][step].softmax(dim=1), Labeled(labeled, torch.ones(len(labeled))))
@@ -90,7 +91,7 @@ def test_progressive_alignment(name: str):
     v, args = load(name)
     counts = torch.ones(args["num_classes"])
     t, target = args["cur_dist_align_t"], args["p_target"]
-    aligner = align.crest_plus(counts, t_min=t, distribution=target, momentum=args["momentum"])
+    aligner = align.crest_plus(counts, t_min=t, distribution=target, momentum=args["momentum"], bias_correction=False)
     for step in range(args["steps"]):
         aligned = aligner(v["logits_w"][step].softmax(dim=1), progress=1.0)
         close(aligned, v["probs_aligned"][step])
@@ -149,7 +150,7 @@ def test_softmatch_weights_with_alignment(name: str):
     if args["dist_align"]:
         model_target = not args["dist_uniform"]
         aligner = align.estimated(counts, momentum=momentum, bias_correction=False) if model_target else None
-        aligner = aligner or align.uniform(counts, momentum=momentum)
+        aligner = aligner or align.uniform(counts, momentum=momentum, bias_correction=False)
     soft = threshold.softmatch(len(counts), n_sigma=args["n_sigma"], momentum=momentum, bias_correction=False)
     labeler = make_labeler(len(counts), soft, aligner)
     for step in range(args["steps"]):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from base.base_model import BaseModel
@@ -29,6 +30,7 @@ from utils.config import Component, Config, says_where
 from utils.device import choose_dtype
 from utils.distributed import World
 from utils.errors import ConfigError, UserError, did_you_mean
+from utils.joint import JOINT
 from utils.memory import keep_freed_memory
 from utils.random_state import seed_everything
 
@@ -67,7 +69,7 @@ def build_trainer(
     trainer_type = KINDS["trainer"].find(config.trainer.type, config.where("trainer.type"))
     streams, learns_labels = getattr(trainer_type, "streams"), "plain" in getattr(trainer_type, "trains_heads")  # noqa: B009
     _check_heads(config, labels)
-    without = _check_classes(config, labels) if learns_labels else []
+    without = [*_check_classes(config, labels), *_check_scored(config, labels)] if learns_labels else []
     heads = {head: len(names) for head, names in labels.frame.heads.items()}
     model = build_model(config, heads, load_weights=state is None).to(device)
     optimizer = build_optimizer(config, model)
@@ -239,9 +241,31 @@ def _check_classes(config: Config, labels: Labels) -> list[str]:
                 f"{head}: all {int((values >= 0).sum()):,} training labels are '{only}', so there is nothing to tell "
                 "apart; look at labels.filters, labels.merge, labels.labeled and the table of labels"
             )
-        if missing and len(missing) < len(names):
+        if len(missing) == len(names):
+            raise UserError(
+                f"{head}: no training image has a label of it; leave it out of dataset.attributes, or set "
+                f"loss.{head}.weight to 0"
+            )
+        if missing:
             warnings.append(f"warning: {head}: no label to train with is of class {', '.join(map(repr, missing))}")
     return warnings
+
+
+def _check_scored(config: Config, labels: Labels) -> list[str]:
+    """Warnings about heads that no validation image is labeled for. Raises ConfigError if the monitored value needs
+    such images, since then no epoch would ever be the best."""
+    heads, rows = labels.frame.heads, labels.frame.rows[(labels.split == "valid") & labels.frame.labeled]
+    labeled = {head: rows[head] >= 0 for head in heads}
+    unscored = [head for head in heads if not labeled[head].any()]
+    split, *of_head = config.trainer.monitor.split()[-1].split("/")[:-1]
+    learned = [head for head in heads if not _is_off(config, head)]
+    if len(rows) and split == "valid":
+        where = config.where("trainer.monitor")
+        if of_head == [JOINT] and JOINT not in heads and not pd.DataFrame(labeled).all(axis=1).any():
+            raise ConfigError(f"{where}: no validation image is labeled for all of {', '.join(heads)}")
+        for head in [name for name in of_head if name in unscored] or (unscored if unscored == learned else []):
+            raise ConfigError(f"{where}: no validation image has a label of '{head}'; look at split")
+    return [f"warning: {head}: no validation image has a label, so it is not scored" for head in unscored if len(rows)]
 
 
 def _try_batch(trainer: BaseTrainer) -> None:

@@ -17,6 +17,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
 
 def similarities(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Cosine similarity / temperature of each row with each, −∞ with itself, [2N, 2N]; and its partner, int64 [2N]."""
-    rows = F.normalize(torch.cat([first, second]).float(), dim=1)
-    partner = torch.arange(len(rows), device=rows.device).roll(len(first))
-    return (rows @ rows.T / temperature).fill_diagonal_(-torch.inf), partner
+    with torch.autocast(first.device.type, enabled=False):  # cosines near 1 are 1/256 apart in bf16
+        rows = F.normalize(torch.cat([first, second]).float(), dim=1)
+        partner = torch.arange(len(rows), device=rows.device).roll(len(first))
+        return (rows @ rows.T / temperature).fill_diagonal_(-torch.inf), partner

@@ -49,8 +49,9 @@ class MultiHeadTrainer(SupervisedTrainer):
             self.sums.add({f"loss/{head}": loss, f"rows/{head}": rows})
         if self.uncertainty is None:
             return super().sum_of_heads(losses)
-        means = torch.stack([mean_over(*losses[head]) for head in self.classes])
-        present = torch.stack([losses[head][1] > 0 for head in self.classes])
+        counts = {head: self.rows_of(head, rows) for head, (_, rows) in losses.items()}
+        means = torch.stack([mean_over(losses[head][0], counts[head]) for head in self.classes])
+        present = torch.stack([counts[head] > 0 for head in self.classes])
         return self.uncertainty(means, present, 1 / self.config.trainer.accumulate)
 
     def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from data_loader.age import AGE, BOUNDARIES, YEARS, age_names, boundaries_of
-from data_loader.joint import JOINT
 from data_loader.prepare_labels import Labels
 from data_loader.split import split_digest
 from report.errors import NEAR_YEARS, Ages
 from utils.errors import UserError
+from utils.joint import JOINT
 
 
 class Trained(Protocol):

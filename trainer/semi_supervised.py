@@ -91,7 +91,8 @@ class SemiSupervisedTrainer(RampUpTrainer):
         for head, labels in target.items():
             balanced = self.labeler(head).balanced
             if balanced is not None:
-                loss = loss + self.weighted(head, balanced.labeled_loss(logits[f"{head}/balanced"], labels))
+                of_head = balanced.labeled_loss(logits[f"{head}/balanced"], labels, rows=self._rows.get(head))
+                loss = loss + self.weighted(head, of_head)
         return loss
 
     def epoch_values(self, sums: dict[str, Tensor]) -> dict[str, float]:
@@ -108,7 +109,7 @@ class SemiSupervisedTrainer(RampUpTrainer):
 
     def epoch_warnings(self, values: dict[str, float]) -> list[str]:
         """What the collapse guard says about the epoch, and what is done about it."""
-        found = self.guard.observe(values, {head: self.labeler(head).expected() for head in self.classes})
+        found = self.guard.observe(values, {h: self.labeler(h).expected() for h in self.classes if self.learns(h)})
         self.signs = found or []
         if found is not None:
             values["train/warnings"] = len(found)

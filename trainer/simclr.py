@@ -16,6 +16,7 @@ from base.parts import Parts
 from trainer.contrastive import similarities
 from trainer.linear_probe import fit_heads
 from trainer.pseudo_label.processes import gather_with_gradient, same_in_all
+from utils.distributed import same_buffers
 from utils.errors import ConfigError
 
 
@@ -71,6 +72,7 @@ class SimCLRTrainer(BaseTrainer):
 
     def _fit_heads(self) -> None:
         if self.labeled_heads:
+            same_buffers(self.model, self.evaluated_model)
             batches = self.data.evaluation_batches("train")
             fit_heads(self.evaluated_model, self.labeled_heads, batches, self.normalize)
             self.model.get_submodule("heads").load_state_dict(self.evaluated_model.get_submodule("heads").state_dict())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -15,6 +15,7 @@ from base.base_trainer import BaseTrainer
 from base.parts import Parts
 from trainer.mix import Mixed, build_mix
 from utils.config.components import Nested
+from utils.distributed import sum_over_processes
 
 
 class SupervisedTrainer(BaseTrainer):
@@ -26,7 +27,21 @@ class SupervisedTrainer(BaseTrainer):
     def __init__(self, parts: Parts, *, mix: Annotated[dict[str, Any] | str | None, Nested("mix")] = None):
         super().__init__(parts)
         self.mix = build_mix(parts, mix)
+        self._rows: dict[str, Tensor] = {}
         self._confusions = {head: functools.partial(self.scoring.confusion, head) for head in self.classes}
+
+    def start_step(self, batches: Sequence[Batch]) -> None:
+        """Where several batches or processes make one step, each counts by its labeled rows, as in one large batch."""
+        parts = len(batches) * self.world.size
+        if parts > 1 and "labeled" in batches[0]:
+            targets = [batch["labeled"]["target"] for batch in batches]
+            counts = [sum((target[head] >= 0).sum() for target in targets) for head in self.classes]
+            rows = sum_over_processes(torch.stack(counts).float()) / parts  # type: ignore[arg-type]
+            self._rows = dict(zip(self.classes, torch.where(rows > 0, rows, 1)))
+
+    def rows_of(self, head: str, rows: Tensor) -> Tensor:
+        """What to divide the sum of a head's loss over its `rows` labeled rows of this batch by."""
+        return self._rows.get(head, rows)
 
     def training_step(self, batch: Batch) -> Tensor:
         images, target = batch["labeled"]["image"], batch["labeled"]["target"]
@@ -46,8 +61,14 @@ class SupervisedTrainer(BaseTrainer):
 
     def sum_of_heads(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Scalar from each head's loss, summed over its labeled rows, and the number of these rows."""
-        of_heads = (self.weighted(head, mean_over(loss, rows)) for head, (loss, rows) in losses.items())
+        of_heads = (
+            self.weighted(head, mean_over(loss, self.rows_of(head, rows))) for head, (loss, rows) in losses.items()
+        )
         return functools.reduce(torch.add, of_heads)
+
+    def learns(self, head: str) -> bool:
+        """Whether the head has a weight above 0."""
+        return self.parts.losses[head][1] > 0
 
     def weighted(self, head: str, loss: Tensor) -> Tensor:
         """`loss` times the head's weight (`loss.HEAD.weight`)."""

@@ -63,6 +63,15 @@ def from_main(value: Any) -> Any:
     return held[0]
 
 
+def same_buffers(*modules: torch.nn.Module) -> None:
+    """The main process's buffers everywhere: DDP hands them out before a forward pass in training only, so that after
+    a step every process has running statistics of its own, of which one checkpoint is made."""
+    if dist.is_available() and dist.is_initialized():
+        for module in dict.fromkeys(modules):
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+
 def wait_for_all() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()

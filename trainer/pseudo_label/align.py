@@ -33,9 +33,11 @@ def _align(probs: Tensor, target: Tensor, running: Tensor) -> Tensor:
 class prior(nn.Module):
     """Scale probabilities so that their running mean becomes the class distribution of the labels.
 
-    momentum: of the running mean, in [0, 1); its first value is the first batch's mean, so a short run has no start-up
-    bias. distribution: the target where the labels' own distribution is not that of the unlabeled images (for example
-    when as many labels of each class were drawn).
+    momentum: of the running mean, in [0, 1).
+    distribution: the target where the labels' own is not that of the unlabeled images (for example when as many labels
+        of each class were drawn). In the labels' own a class without a label counts as one row.
+    bias_correction: the running mean is the plain mean of the first batches (see RunningMean); false keeps the first
+        batch's with momentum^n, as published.
     """
 
     on = True
@@ -45,14 +47,22 @@ class prior(nn.Module):
     reads_labeled = False
     """Whether it looks at the labeled rows."""
 
-    def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, distribution: list[float] | None = None):
+    def __init__(
+        self,
+        class_counts: Tensor,
+        *,
+        momentum: float = 0.99,
+        distribution: list[float] | None = None,
+        bias_correction: bool = True,
+    ):
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        counts = class_counts.double() if distribution is None else torch.tensor(distribution, dtype=torch.float64)
+        own = class_counts.double().clamp(min=1)
+        counts = own if distribution is None else torch.tensor(distribution, dtype=torch.float64)
         if len(counts) != len(class_counts) or bool((counts < 0).any()) or float(counts.sum()) <= 0:
             raise ValueError(f"distribution must be {len(class_counts)} shares ≥ 0, got {distribution}")
-        self.momentum, self.given = momentum, distribution is not None
+        self.momentum, self.given, self.bias_correction = momentum, distribution is not None, bias_correction
         self.target: Tensor
         self.running: Tensor
         self.updates: Tensor
@@ -64,8 +74,10 @@ class prior(nn.Module):
         """probs [U, C] of the unlabeled rows -> aligned [U, C]; progress: share of the run that is done, in [0, 1]."""
         self.move_target(labeled, progress)
         mean = probs.mean(dim=0)
-        moved = self.running * self.momentum + mean * (1 - self.momentum)
-        self.running.copy_(torch.where(self.updates == 0, mean, moved))
+        keep = (self.updates / (self.updates + 1)).clamp(max=self.momentum)
+        if not self.bias_correction:
+            keep = torch.where(self.updates == 0, 0.0, self.momentum)
+        self.running.copy_(keep * self.running + (1 - keep) * mean)
         self.updates += 1
         return _align(probs, self.target, self.running)
 
@@ -75,10 +87,14 @@ class prior(nn.Module):
 
 
 class uniform(prior):
-    """Alignment to equal shares: for data known to be balanced; on imbalanced data it invents minority labels."""
+    """Alignment to equal shares: for data known to be balanced; on imbalanced data it invents minority labels.
 
-    def __init__(self, class_counts: Tensor, *, momentum: float = 0.99):
-        super().__init__(class_counts, momentum=momentum, distribution=[1.0] * len(class_counts))
+    momentum, bias_correction: as in `prior`.
+    """
+
+    def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, bias_correction: bool = True):
+        equal = [1.0] * len(class_counts)
+        super().__init__(class_counts, momentum=momentum, distribution=equal, bias_correction=bias_correction)
         self.given = False
 
 
@@ -88,14 +104,14 @@ class estimated(prior):
     It follows the labeled batches: with `sampler: balanced` that is nearly `uniform`.
 
     momentum: of both means, in [0, 1).
-    bias_correction: of the target's mean; false starts it at equal shares, as published (see RunningMean).
+    bias_correction: of both means; false starts the labeled rows' at equal shares, as published.
     """
 
     follows_network = True
     reads_labeled = True
 
     def __init__(self, class_counts: Tensor, *, momentum: float = 0.99, bias_correction: bool = True):
-        super().__init__(class_counts, momentum=momentum)
+        super().__init__(class_counts, momentum=momentum, bias_correction=bias_correction)
         equal = torch.full((len(class_counts),), 1 / len(class_counts))
         self.labeled = RunningMean(equal, momentum, bias_correction)
 
@@ -110,7 +126,7 @@ class crest_plus(prior):
 
     t_min: t at the end, in [0, 1].
     generations: change t in this many equal parts of the run, at least 2; left out, t changes at every step.
-    momentum: of the running mean, in [0, 1).
+    momentum, bias_correction: of the running mean, as in `prior`.
     distribution: shares in place of the labels' own.
     """
 
@@ -122,8 +138,9 @@ class crest_plus(prior):
         generations: int | None = None,
         momentum: float = 0.99,
         distribution: list[float] | None = None,
+        bias_correction: bool = True,
     ):
-        super().__init__(class_counts, momentum=momentum, distribution=distribution)
+        super().__init__(class_counts, momentum=momentum, distribution=distribution, bias_correction=bias_correction)
         if not 0 <= t_min <= 1:
             raise ValueError(f"t_min must be in [0, 1], got {t_min}")
         if generations is not None and generations < 2:

@@ -22,8 +22,9 @@ class BalancedHead(nn.Module):
             raise ValueError(f"abc_weight must be at least 0, got {weight}")
         self.threshold, self.weight = threshold, weight
         self.keep: Tensor
-        counts = class_counts.float().clamp(min=1)
-        self.register_buffer("keep", counts.min() / counts, persistent=False)
+        there = class_counts[class_counts > 0].float()  # a class without a label is not the smallest one
+        smallest = there.min() if len(there) else 1.0
+        self.register_buffer("keep", (smallest / class_counts.float()).clamp(max=1), persistent=False)
 
     def keep_labeled(self, labels: Tensor) -> Tensor:
         """labels int64 [L] -> probability [L] that a row counts: smallest class / own class; 0 without label."""
@@ -33,14 +34,18 @@ class BalancedHead(nn.Module):
         """target int64 [U] -> probability [U]: from 1 to that of labeled rows, with progress from 0 to 1."""
         return 1 - progress * (1 - self.keep[target])
 
-    def labeled_loss(self, logits: Tensor, labels: Tensor, drawn: Tensor | None = None) -> Tensor:
+    def labeled_loss(
+        self, logits: Tensor, labels: Tensor, drawn: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """`weight` · cross entropy of logits [L, C] over the drawn rows, divided by ALL rows with a label.
 
-        drawn [L]: 0 or 1 for each row in place of a draw with `keep_labeled`.
+        drawn [L]: 0 or 1 for each row in place of a draw with `keep_labeled`. rows: to divide by, where a step has
+        further batches.
         """
         drawn = torch.bernoulli(self.keep_labeled(labels)) if drawn is None else drawn
         loss = F.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")
-        return self.weight * (loss * drawn).sum() / (labels >= 0).sum().clamp(min=1)
+        rows = (labels >= 0).sum().clamp(min=1) if rows is None else rows
+        return self.weight * (loss * drawn).sum() / rows
 
     def consistency_loss(
         self,
