@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from base.base_model import BaseModel
 from tests import conftest
 from tests.test_training import write_config
+from utils.distributed import World
 from utils.errors import ConfigError
 
 CLASSES = {"hue": ("blue", "red"), "side": ("a", "b", "c")}
@@ -156,6 +157,49 @@ def test_two_processes_train_as_one(tmp_path):
         for alone, one, two in zip(after_four_steps(kind), found[0][kind], found[1][kind]):
             assert torch.equal(one, two)
             torch.testing.assert_close(one, alone, rtol=1e-4, atol=1e-6)
+
+
+def after_sparse_steps(weighting: str, accumulate: int = 1, rank: int = 0, size: int = 1) -> list[Tensor]:
+    """Four steps on rows of which the second head knows few, and only in the first half."""
+    make = conftest.make_trainer.__wrapped__  # type: ignore[attr-defined]
+    trainer = make()(
+        TwoHeads(),
+        classes=CLASSES,
+        trainer={"type": "MultiHeadTrainer", "args": {"weighting": weighting}, "accumulate": accumulate, "epochs": 4},
+        optimizer={"type": "SGD", "args": {"lr": 0.5}},
+    )
+    trainer.normalize = lambda images: images
+    if size > 1:
+        trainer.world, trainer.network = World(rank, size, rank), DistributedDataParallel(trainer.model)
+    for step in range(4):
+        image = batch(step)["labeled"]["image"]
+        target = {"hue": torch.arange(8) // 2 % 2, "side": torch.tensor([0, -1, 2, -1, -1, -1, -1, -1])}
+        parts = torch.arange(8)[rank::size].chunk(accumulate)
+        batches = [
+            {"labeled": {"image": image[p], "target": {h: t[p] for h, t in target.items()}, "row": p}} for p in parts
+        ]
+        trainer.train_on(*batches)
+    state = trainer.uncertainty.log_variances if trainer.uncertainty is not None else torch.zeros(2)
+    return [*(p.detach().clone() for p in trainer.model.parameters()), state.clone()]
+
+
+def sparse_process(rank: int, size: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    torch.set_num_threads(1)
+    torch.save([after_sparse_steps(kind, 2, rank, size) for kind in ("fixed", "uncertainty")], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_step_is_the_mean_over_labeled_rows_in_however_many_batches_and_processes(tmp_path):
+    mp.start_processes(sparse_process, args=(2, str(tmp_path)), nprocs=2, start_method="fork")
+    of_processes = torch.load(tmp_path / "0.pt", weights_only=True)
+    for kind, in_processes in zip(("fixed", "uncertainty"), of_processes):
+        alone = after_sparse_steps(kind)
+        # The log-variances take a step for each batch, at which the weights have already moved a little.
+        loose = {"rtol": 0, "atol": 1e-2} if kind == "uncertainty" else {"rtol": 1e-4, "atol": 1e-6}
+        for found in (after_sparse_steps(kind, accumulate=2), after_sparse_steps(kind, accumulate=4), in_processes):
+            for one, two in zip(alone, found, strict=True):
+                torch.testing.assert_close(one, two, **loose)
 
 
 # The commands --------------------------------------------------------------------------------------------------------

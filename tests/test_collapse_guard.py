@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from base.base_trainer import BaseTrainer
 from model.loss import logit_adjustment
 from tests import conftest
 from tests.test_pseudo_label import ImbalancedData, LinearNet, start, train  # noqa: F401  (start is a fixture)
@@ -460,7 +461,9 @@ def test_what_on_collapse_does_about_the_recorded_failure(make_trainer, monkeypa
 # The command ---------------------------------------------------------------------------------------------------------
 
 
-def test_warm_up_again_on_the_command_line_and_after_a_resume(tmp_path: Path, tiny_faces: Path, in_process):
+def test_warm_up_again_on_the_command_line_and_after_a_resume(
+    tmp_path: Path, tiny_faces: Path, in_process, monkeypatch
+):
     """Two epochs in a row without a single pseudo-label; the same rows whether the run was stopped or not."""
     config = write_config(
         tmp_path,
@@ -481,10 +484,19 @@ def test_warm_up_again_on_the_command_line_and_after_a_resume(tmp_path: Path, ti
     assert [row["train/warnings"] not in ("", "0") for row in table] == [False, True, True, False, False]
     assert [row["train/lambda_u"] != "" for row in table] == [True, True, True, False, True]
 
-    assert in_process("train.py", "-c", str(config), "--run-id", "stopped", "-s", "trainer.epochs=4").code == 0
-    last = tmp_path / "saved" / "tiny" / "stopped" / "checkpoints" / "last.pth"
-    assert in_process("train.py", "-r", str(last), "-s", "trainer.epochs=5").code == 0
-    assert rows(tmp_path / "saved" / "tiny" / "stopped") != []
+    finish = BaseTrainer._finish_epoch
+
+    def interrupted(trainer: BaseTrainer) -> None:
+        finish(trainer)
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(BaseTrainer, "_finish_epoch", interrupted)
+    assert in_process("train.py", "-c", str(config), "--run-id", "stopped").code == 130
+    monkeypatch.setattr(BaseTrainer, "_finish_epoch", finish)
+    stopped = tmp_path / "saved" / "tiny" / "stopped"
+    assert in_process("train.py", "-r", str(stopped)).code == 0
+    assert rows(stopped) == table
 
 
 def test_a_run_that_collapses_stops_with_its_checkpoint_on_disk(tmp_path: Path, tiny_faces: Path, in_process):

@@ -75,6 +75,20 @@ def test_several_views_are_drawn_by_position_and_do_not_depend_on_what_was_cache
     assert not torch.equal(next(iter(data.train_batches(6, 7, {})))["labeled"]["image"], small[0]["image"])
 
 
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("sampler", ["random", "balanced"])
+def test_every_image_that_a_pass_may_show_has_features_of_its_own(file, views, sampler):
+    changes = [f"data_loader.feature_views={views}", 'data_loader.one_per_group={"hue": "red"}', "labels.labeled=null"]
+    config = load_config(file, [*FROZEN, *SHORT, *changes, f"data_loader.sampler={sampler}"])
+    data = build_trainer(config, CPU, World(), {}, tell=lambda _: None).trainer.data
+    table = data.tables["labeled"]["image"]
+    seen = np.concatenate([batch["labeled"]["row"].numpy() for batch in data.train_batches(0, 40, {})])
+    assert (table.place[seen] >= 0).all() and len(set(seen)) > len(data.data.streams["labeled"][0].rows)
+    valid = np.flatnonzero(data.data.labels.split == "valid")
+    with pytest.raises(IndexError, match="no features of row"):
+        table.take(valid[:1], 0)
+
+
 def test_stop_and_resume_is_exact_and_fixmatch_takes_several_views(file):
     """FixMatch with weak and strong views from memory: what is resumed loads the backbone before its features."""
     config = load_config(file, [*FROZEN, "data_loader.feature_views=2", "trainer.speed=null"])

@@ -231,6 +231,57 @@ def test_it_learns_and_a_checkpoint_holds_the_learned_weights(tmp_path, tiny_fac
     assert torch.exp(-state["log_variances"]).tolist() == pytest.approx(table[names[2:]].iloc[-1].tolist())
 
 
+def test_heads_that_are_not_learned_or_not_labeled_judge_nothing(tmp_path, tiny_faces, in_process):
+    """Neither the mean over heads nor the collapse guard; what is monitored has images that are labeled for it."""
+    path = two_heads(tmp_path, tiny_faces, weighting="fixed")
+    fixmatch = ["-s", "trainer.type=FixMatchTrainer", "-s", "trainer.args={}", "-d", "cpu"]
+    short = ["-s", "trainer.epochs=6", "-s", "trainer.steps_per_epoch=2", "-s", "lr_scheduler=null"]
+    off = ["-s", "loss.default.weight=0"]
+    done = in_process("train.py", "-c", str(path), "--run-id", "x", *fixmatch, *short, *off)
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "saved" / "two" / "x" / "metrics.csv")
+    assert len(table) == 6 and "warning: side" not in done.out
+    pd.testing.assert_series_equal(table["valid/macro_f1"], table["valid/hue/macro_f1"], check_names=False)
+    both = table["valid/joint/accuracy"]
+    assert (both <= table[["valid/hue/accuracy", "valid/side/accuracy"]].min(axis=1) + 1e-9).all() and both.max() > 0
+
+    frame = pd.read_csv(tiny_faces / "two.csv", dtype=str, keep_default_na=False)
+    side = frame["group"].map(
+        {group: "valid" if n % 4 == 0 else "train" for n, group in enumerate(frame["group"].unique())}
+    )
+    frame.assign(where=side, side=frame["side"].where(side == "train", "")).to_csv(
+        tiny_faces / "given.csv", index=False
+    )
+    given = [
+        "-s",
+        "dataset.args.frame=given.csv",
+        "-s",
+        "dataset.args.split=where",
+        "-s",
+        "split.stratify=null",
+        "-d",
+        "cpu",
+    ]
+    for monitor, said in (
+        ("side/macro_f1", "no validation image has a label of 'side'"),
+        ("joint/macro_f1", "no validation image is labeled for all of hue, side"),
+    ):
+        done = in_process("train.py", "-c", str(path), *given, "-s", f"trainer.monitor=max valid/{monitor}", "--check")
+        assert done.code == 2 and "trainer.monitor" in done.err and said in done.err, done.err
+    done = in_process("train.py", "-c", str(path), "--run-id", "y", *given, *short)
+    assert done.code == 0 and "warning: side: no validation image has a label, so it is not scored" in done.out
+    table = pd.read_csv(tmp_path / "saved" / "two" / "y" / "metrics.csv")
+    assert (
+        table["valid/macro_f1"].notna().all()
+        and (tmp_path / "saved" / "two" / "y" / "checkpoints" / "best.pth").exists()
+    )
+    pd.testing.assert_series_equal(table["valid/macro_f1"], table["valid/hue/macro_f1"], check_names=False)
+    frame.assign(side="").to_csv(tiny_faces / "given.csv", index=False)
+    classes = ["-s", 'dataset.args.classes={"side": ["a", "b"]}', "-s", "dataset.args.frame=given.csv"]
+    done = in_process("train.py", "-c", str(path), *classes, "--check")
+    assert done.code == 2 and "side: no training image has a label of it" in done.err, done.err
+
+
 def test_weights_and_learned_weights_exclude_each_other(tmp_path, tiny_faces):
     path = two_heads(tmp_path, tiny_faces, weighting="uncertainty")
     config = load_config(path, ["loss.default.weight=2.0"])

@@ -28,6 +28,7 @@ from trainer.pseudo_label.balanced_head import BalancedHead
 from trainer.pseudo_label.kinds import build_labeler
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.pseudo_label.running_mean import RunningMean
+from trainer.pseudo_label.weak_batch import Labeled
 from utils.errors import ConfigError, UserError
 from utils.sums import Sums
 
@@ -408,6 +409,80 @@ def test_running_mean_forgets_its_start_only_with_bias_correction():
     assert torch.equal(corrected(values[100], valid=torch.tensor(False)), held) and int(corrected.updates) == 100
     with pytest.raises(ValueError, match="momentum"):
         RunningMean(torch.zeros(()), 1.0)
+
+
+def test_alignment_has_no_start_up_bias():
+    """The first batch counts as much as each that follows; as published, it is 0.99^n of the mean."""
+    first, later = torch.tensor([[0.5, 0.5]]).repeat(16, 1), torch.tensor([[0.9, 0.1]]).repeat(16, 1)
+    rows = torch.ones(16)
+    for make in (align.prior, align.estimated, align.uniform, align.crest_plus):
+        found = {}
+        for corrected in (True, False):
+            aligner = make(torch.tensor([9.0, 1.0]), bias_correction=corrected)
+            for step in range(51):
+                probs = first if step == 0 else later
+                aligned = aligner(probs, Labeled(probs, rows), 0.0)
+            found[corrected] = (float(aligner.running[1]), aligned[0])
+        assert found[True][0] == pytest.approx((0.5 + 50 * 0.1) / 51, abs=1e-5)
+        assert found[False][0] == pytest.approx(0.1 + 0.4 * 0.99**50, abs=1e-5)
+        if make is align.estimated:  # nothing is to be aligned where both kinds of rows are predicted alike
+            torch.testing.assert_close(found[True][1], later[0], rtol=0, atol=1e-4)
+
+
+def test_a_class_without_labels_is_one_row_for_alignment_and_not_the_smallest_class():
+    counts = torch.tensor([90.0, 9.0, 0.0])
+    torch.testing.assert_close(align.prior(counts).target, torch.tensor([0.9, 0.09, 0.01]))
+    assert BalancedHead(torch.tensor([0.0, 20.0, 180.0])).keep.tolist() == pytest.approx([1, 1, 1 / 9])
+    labeler = build_labeler(NAMES[:3], counts, FIXED, "prior", "logit_adjustment")
+    logits = torch.eye(3)[[0] * 9 + [1, 2]] * 12
+    for _ in range(3):
+        labels = labeler(logits)
+    assert int(labels.target[-1]) == 2, "a class that is certain does not become another one"
+
+
+def test_what_moves_with_the_run_moves_with_its_steps(start):
+    """CReST+'s target and how many rows the balanced head keeps."""
+    trainer = start(3, balanced=True, threshold=FIXED, align="crest_plus")
+    labeler, seen = trainer.labeler("label"), []
+    keep = labeler.balanced.keep_unlabeled
+    labeler.balanced.keep_unlabeled = lambda target, progress: seen.append(progress) or keep(target, progress)
+    targets = []
+    for step in (0, 5, 9):
+        trainer.step = step
+        train(trainer, range(1), 3)
+        targets.append(float(labeler.align.target[0]))
+    assert seen == [0.0, 0.5, 0.9] and targets[0] == pytest.approx(8 / 14, abs=1e-3)
+    assert targets[0] - targets[1] > 0.05 < targets[1] - targets[2] + 0.03
+
+
+@pytest.mark.parametrize("kind", ["FixMatchTrainer", "PseudoLabelTrainer", "MeanTeacherTrainer"])
+def test_rows_that_pseudo_labels_are_read_from_have_no_dropout(kind: str, make_trainer, monkeypatch):
+    trainer = make_trainer(
+        FaceClassifier({"label": 3}, backbone="test_resnet", dropout=0.9),
+        classes={"label": NAMES[:3]},
+        trainer={"type": kind, "epochs": 2, "steps_per_epoch": 5, "ema": 0.9},
+        optimizer={"type": "SGD", "args": {"lr": 0.0}},
+    )
+    trainer.normalize = lambda images: images
+    images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    unlabeled = dict.fromkeys(("weak", "strong", "student", "teacher"), images[:8])
+    data = {
+        "labeled": {"image": images[8:], "target": {"label": torch.arange(4) % 3}, "row": torch.arange(4)},
+        "unlabeled": {**unlabeled, "row": torch.arange(8)},
+    }
+    read = []
+    for model in (trainer.model, trainer.ema.model):
+        classify = model.classify
+        monkeypatch.setattr(model, "classify", lambda x, classify=classify: read.append(x) or classify(x))
+    trainer.network.train()
+    trainer.train_on(data)
+    trainer.train_on(data)
+    # The weak rows come first in the one pass of FixMatch (with batch norm) and PseudoLabel; the teacher's is its own.
+    passes = read[1::2] if kind == "MeanTeacherTrainer" else read
+    assert len(passes) == 2
+    if kind == "MeanTeacherTrainer":
+        assert trainer.teacher.training and trainer.teacher.backbone.bn1.training
+    torch.testing.assert_close(passes[0][:8], passes[1][:8], rtol=1e-3, atol=1e-4)
 
 
 def test_rows_without_a_label_for_the_head_do_not_count():

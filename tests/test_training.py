@@ -288,6 +288,39 @@ def test_accumulation_equals_the_large_batch(tmp_path, tiny_faces, run):
         torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-4, atol=1e-6)
 
 
+def in_processes(number: int, config: Path) -> None:
+    """`train.py` as torchrun starts it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
+    done = subprocess.run(
+        [*command, str(PROJECT / "train.py"), "-c", str(config), "--run-id", "x", "-d", "cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_score_the_network_that_is_saved(tmp_path, tiny_faces, run):
+    """After a step each process has running statistics of batch norm of its own."""
+    config = write_config(
+        tmp_path,
+        tiny_faces,
+        data_loader={"num_workers": 0},
+        optimizer={"args": {"lr": 0.01}},
+        loss={"type": "cross_entropy"},
+        trainer={"type": "SupervisedTrainer", "args": {}, "epochs": 1, "steps_per_epoch": 6, "ema": None},
+    )
+    in_processes(2, config)
+    run_dir = tmp_path / "saved" / "tiny" / "x"
+    done = run("test.py", "--resume", run_dir, "-d", "cpu", "--out", tmp_path / "report")
+    assert done.code == 0, done.err
+    scored = pd.read_csv(tmp_path / "report" / "predictions.csv")
+    assert len(scored) == 24
+    loss = -np.log([row[f"hue/p/{row['hue/label']}"] for _, row in scored.iterrows()]).mean()
+    assert float(rows(run_dir)[-1]["valid/loss"]) == pytest.approx(loss, rel=1e-4)
+
+
 def test_two_processes_train_the_same_run(tmp_path, tiny_faces):
     """torchrun with gloo: the same samples, so without batch norm and dropout the same weights up to rounding."""
     found = []
@@ -302,16 +335,7 @@ def test_two_processes_train_the_same_run(tmp_path, tiny_faces):
             optimizer={"type": "SGD", "args": {"lr": 0.01, "momentum": 0.9}, "backbone_lr": None},
             trainer={"args": {"warm_up_epochs": 1}, "epochs": 2, "steps_per_epoch": 3},
         )
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, str(PROJECT / "train.py"), "-c", str(config), "--run-id", "x", "-d", "cpu"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        in_processes(processes, config)
         run_dir = tmp_path / "saved" / f"world{processes}" / "x"
         found.append((rows(run_dir), weights(run_dir / "checkpoints" / "last.pth")))
     for key in ("train/loss", "valid/loss", "train/hue/pass_rate"):
@@ -319,6 +343,36 @@ def test_two_processes_train_the_same_run(tmp_path, tiny_faces):
             assert (one[key] == two[key] == "") or float(one[key]) == pytest.approx(float(two[key]), rel=1e-3)
     for key in found[0][1]:
         torch.testing.assert_close(found[0][1][key], found[1][1][key], rtol=1e-3, atol=1e-4)
+
+
+def test_fp16_skips_a_step_that_overflows_clips_what_is_unscaled_and_resumes(tmp_path, tiny_faces, in_process):
+    """GradScaler works on the CPU too: it begins at 2^16, which overflows in half precision and is halved then."""
+    config = write_config(
+        tmp_path,
+        tiny_faces,
+        data_loader={"num_workers": 0},
+        optimizer={"type": "SGD", "args": {"lr": 0.1}, "backbone_lr": None},
+        lr_scheduler=None,
+        trainer={"precision": "fp16", "clip_grad": 1e-3, "epochs": 1, "steps_per_epoch": 12, "ema": None},
+    )
+    before = torch.load(_untrained(config, tmp_path, in_process), weights_only=True)["model"]
+    assert in_process("train.py", "-c", str(config), "--run-id", "x", "-d", "cpu").code == 0
+    state = torch.load(tmp_path / "saved" / "tiny" / "x" / "checkpoints" / "last.pth", weights_only=True)
+    trained = {name for name, value in state["model"].items() if value.is_floating_point() and "running" not in name}
+    moved = sum(float((state["model"][name] - before[name]).square().sum()) for name in trained) ** 0.5
+    # Twelve steps of a gradient whose norm is clipped to 1e-3: had it been clipped while scaled, it would be 1e-8.
+    assert 1e-5 < moved <= 12 * 0.1 * 1e-3 * 1.001
+    assert state["scaler"]["scale"] <= 65536.0
+    checked = in_process("train.py", "-c", str(config), "--check-resume")
+    assert checked.code == 0 and "equal bit for bit" in checked.out, checked.out + checked.err
+
+
+def _untrained(config: Path, folder: Path, in_process) -> Path:
+    """A checkpoint whose weights are those of the start."""
+    none = ("-s", "optimizer.args.lr=0.0", "-s", "trainer.steps_per_epoch=1", "-s", "trainer.precision=fp32")
+    done = in_process("train.py", "-c", str(config), "--run-id", "start", "-d", "cpu", *none)
+    assert done.code == 0, done.err
+    return folder / "saved" / "tiny" / "start" / "checkpoints" / "last.pth"
 
 
 def test_bf16_on_the_cpu_learns(tmp_path, tiny_faces, run):
@@ -370,6 +424,11 @@ def test_check_writes_nothing(tmp_path, tiny_faces, run, in_process, monkeypatch
     monkeypatch.setattr(BaseTrainer, "train_on", lambda self, *of_step: batches.append(len(of_step)))
     done = in_process("train.py", "--check", "-c", str(config), "-d", "cpu", "-s", "trainer.accumulate=3")
     assert done.code == 0 and set(batches) == {3}, done.err
+    monkeypatch.undo()
+    short = ("-s", "trainer.epochs=2", "-s", "trainer.steps_per_epoch=1", "-s", "trainer.args.warm_up_epochs=0")
+    schedule = 'lr_scheduler={"type": "OneCycleLR", "args": {"max_lr": 0.01}, "interval": "step"}'
+    done = run("train.py", "--check", "-c", config, *short, "-s", schedule)
+    assert done.code == 0 and "everything is in order" in done.out, done.err
 
 
 def test_check_resume_proves_it_on_the_users_config(tmp_path, tiny_faces, run):
