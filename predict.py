@@ -23,6 +23,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("predictions.csv"), help="table to write (default: %(default)s)"
     )
+    parser.add_argument("--vote", choices=["soft", "hard"], default="soft", help="how several checkpoints combine")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="weight of each checkpoint in the vote (default: all alike)",
+    )
     parser.add_argument(
         "--tta",
         action="append",
@@ -36,6 +44,15 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="a calibration.json that test.py --fit wrote for these checkpoints",
+    )
+    parser.add_argument("-c", "--config", type=Path, help="a config whose keys override the checkpoint's")
+    parser.add_argument(
+        "-s",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a config key, e.g. -s trainer.evaluation_prior=1",
     )
     parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE_OR_FOLDER", help="pictures, or folders of them")
@@ -56,18 +73,21 @@ def main() -> None:
         from trainer.ensemble import Ensemble
         from trainer.predict_files import find_images, predict_files
         from utils.device import choose_device
+        from utils.errors import raise_all
         from utils.files import atomic_write, check_output
 
         check_output(arguments.out, "--out")
-        ensemble = Ensemble(arguments.resume, tta=arguments.tta, calibration=arguments.calibration)
-        files = find_images(arguments.images)
-        table = predict_files(ensemble, files, choose_device(arguments.device))
+        ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta, arguments.calibration)
+        files, device = find_images(arguments.images), choose_device(arguments.device)
+        table, problems = predict_files(ensemble, files, device, arguments.config, arguments.set)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(arguments.out, table.to_csv(index=False))
         for column in table.columns[table.columns.str.endswith("/prediction")]:
             counts = ", ".join(f"{name} {n:,}" for name, n in table[column].value_counts().items())
             print(f"{column.split('/')[0]}: {counts}")
-        print(f"{len(files):,} images: {arguments.out}")
+        print(f"{len(files) - len(problems):,} images: {arguments.out}")
+        if problems:
+            raise_all([f"{len(problems):,} of {len(files):,} images have no answer, the others are written", *problems])
 
 
 if __name__ == "__main__":

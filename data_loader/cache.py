@@ -172,9 +172,9 @@ def _complete(
     return store.open(keys)
 
 
-def read_all(files: Sequence[Path], size: tuple[int, int]) -> None:
-    """Raises UserError naming the files that `read_image` refuses (the first five of them)."""
-    _for_all(lambda row: read_image(files[row], size), range(len(files)), "checking")
+def unreadable(files: Sequence[Path], size: tuple[int, int]) -> dict[int, str]:
+    """What is wrong with the files that `read_image` refuses, by their places."""
+    return _problems(lambda row: read_image(files[row], size), range(len(files)), "checking", len(files))
 
 
 def _for_all(work: Callable[[int], object], rows: Sequence[int], name: str) -> None:

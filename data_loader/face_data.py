@@ -26,6 +26,12 @@ from utils.errors import ConfigError, did_you_mean
 _EVALUATION_BATCH = 256
 
 
+def evaluation_batch(config: Config, processes: int = 1) -> int:
+    """Rows of a forward pass without gradient: a few times a training batch, which takes no more memory than that with
+    its gradients, so that what trains can be scored; 256 are as fast as more."""
+    return max(1, min(_EVALUATION_BATCH, 4 * config.data_loader.batch_size // processes))
+
+
 class FaceData:
     """streams: {name: {image: key of `views`}}. `labeled` has the training rows with a label, `unlabeled` all of them
     (FixMatch keeps the labeled images among them), `unlabeled_ratio` for each labeled one; `all` has them alone, so
@@ -161,7 +167,8 @@ class FaceData:
         yield from map(checked, self._evaluation_loader(rows))
 
     def _evaluation_loader(self, rows: np.ndarray, stays: bool = False) -> DataLoader:
-        sampler = EvaluationSampler(rows, _EVALUATION_BATCH, self.world.rank, self.world.size)
+        batch = evaluation_batch(self.config, self.world.size)
+        sampler = EvaluationSampler(rows, batch, self.world.rank, self.world.size)
         # Without a pipeline a row is a copy out of the cache: starting workers would cost more.
         plain = self.dataset.views["eval"]["image"].steps == [] and not isinstance(self.dataset.images, Decoder)
         return self._loader(sampler, 0 if plain else self.workers(), stays)

@@ -7,6 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -271,4 +273,19 @@ def test_predict_takes_a_run_folder_and_names_all_files_that_are_no_images(tmp_p
         (tiny_faces / "images" / name).write_bytes(b"not a picture")
     done = in_process("predict.py", "--out", str(out), "--resume", run_dir, str(tiny_faces / "images"))
     assert done.code == 2 and "003.png: cannot be decoded" in done.err and "005.png: cannot be" in done.err, done.err
-    assert not out.exists()
+    assert "2 of 96 images have no answer" in done.err and "94 images" in done.out
+    table = pd.read_csv(out).set_index("path")
+    blank = table["hue/prediction"].isna()
+    assert len(table) == 96 and sorted(Path(path).name for path in table.index[blank]) == ["003.png", "005.png"]
+    # As scored: the odds move by the labels' log shares, and a vote has weights.
+    given = ("predict.py", "--out", str(out), "--resume", run_dir, run_dir, "--weights", "2", "1")
+    done = in_process(*given, "-s", "trainer.evaluation_prior=1", str(pictures / "a.png"))
+    assert done.code == 0, done.err
+    moved, before = pd.read_csv(out).iloc[0], table.loc[str(tiny_faces / "images" / "001.png")]
+    odds = [np.log(row["hue/p/red"] / row["hue/p/blue"]) for row in (moved, before)]
+    assert odds[0] - odds[1] == pytest.approx(np.log(3), abs=1e-3)
+    done = in_process("predict.py", "--resume", run_dir, "--weights", "2", "1", "-d", "cpu", str(pictures))
+    assert done.code == 2 and "--weights" in done.err
+    out.unlink()
+    done = in_process("predict.py", "--out", str(out), "--resume", run_dir, str(tiny_faces / "images" / "003.png"))
+    assert done.code == 2 and "003.png: cannot be decoded" in done.err and not out.exists()

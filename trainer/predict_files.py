@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 from base.base_dataset import Batch, checked
-from data_loader.cache import Decoder, Images, read_all
+from data_loader.cache import Decoder, Images, unreadable
 from data_loader.dataset import FaceDataset
+from data_loader.face_data import evaluation_batch
 from data_loader.readers.image_folder import EXTENSIONS, images_below
 from data_loader.sampler import EvaluationSampler
 from data_loader.views import View
@@ -21,9 +22,7 @@ from trainer.ensemble import Ensemble
 from trainer.evaluate import Loaded, load_for_evaluation, predict
 from trainer.test_time_views import TestTimeView
 from utils.config import Config
-from utils.errors import UserError
-
-_BATCH = 256
+from utils.errors import UserError, raise_all
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
@@ -47,12 +46,12 @@ class Files:
     """Decoded images in order, through the checkpoint's own evaluation view."""
 
     def __init__(self, config: Config, images: Images, device: torch.device):
-        self.device = device
+        self.device, self.batch = device, evaluation_batch(config)
         view = View(config.to_dict()["views"]["eval"], config.views.shape, config.where("views.eval"))
         self.dataset = FaceDataset(images, {}, {"eval": {"image": view}}, config.seed)
 
     def batches_of(self, rows: np.ndarray) -> Iterator[Batch]:
-        for keys in EvaluationSampler(rows, _BATCH):
+        for keys in EvaluationSampler(rows, self.batch):
             yield checked(self.dataset.__getitems__(keys))
 
 
@@ -65,18 +64,38 @@ def head_predictions(
     return [HeadPrediction(head, names, unlabeled, probs[head]) for head, names in loaded.classes.items()]
 
 
-def predict_files(ensemble: Ensemble, files: Sequence[Path], device: torch.device) -> pd.DataFrame:
+def predict_files(
+    ensemble: Ensemble,
+    files: Sequence[Path],
+    device: torch.device,
+    config_file: Path | None = None,
+    overrides: list[str] | None = None,
+) -> tuple[pd.DataFrame, list[str]]:
     """One row a file: path and per head prediction, confidence and probabilities; where heads make a joint label
-    together, its prediction and confidence."""
-    predictions = []
-    for path in ensemble.paths:
-        loaded = load_for_evaluation(path, device)
-        images = Decoder(files, loaded.config.views.shape)
-        try:
-            predictions.append(head_predictions(loaded, images, len(files), device, ensemble.views))
-        except UserError:
-            read_all(files, loaded.config.views.shape)  # says of all files what this said of the first
+    together, its prediction and confidence. Files that cannot be read have only their path; what is wrong with them.
+
+    Raises UserError if none can be read.
+    """
+    fixed = ensemble.fitted is not None
+    models = [load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths]
+    problems: dict[int, str] = {}
+    try:
+        found = _answers(ensemble, models, files, device)
+    except UserError:
+        problems = unreadable(files, models[0].config.views.shape)
+        if not problems or len(problems) == len(files):
+            raise_all(list(problems.values()))
             raise
+        found = _answers(ensemble, models, [f for row, f in enumerate(files) if row not in problems], device)
+    table = found.drop(columns=[c for c in found if c == "split" or str(c).endswith("/label")])
+    paths = pd.DataFrame({"path": [str(file) for file in files]})
+    return paths.merge(table, on="path", how="left"), list(problems.values())
+
+
+def _answers(ensemble: Ensemble, models: Sequence[Loaded], files: Sequence[Path], device: torch.device) -> pd.DataFrame:
+    predictions = [
+        head_predictions(loaded, Decoder(files, loaded.config.views.shape), len(files), device, ensemble.views)
+        for loaded in models
+    ]
     rows = pd.DataFrame({"path": [str(file) for file in files], "split": ""})
-    table = prediction_table(rows, ensemble.answer(predictions))
-    return table.drop(columns=[c for c in table if c == "split" or str(c).endswith("/label")])
+    return prediction_table(rows, ensemble.answer(predictions))

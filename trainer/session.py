@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def check(config: Config, device_name: str) -> list[str]:
     trainer.step = getattr(trainer, "warm_up_steps", 0)
     batch = trainer.data.first_batch()
     seconds = [_time_step(trainer, to_device(batch, device)) for _ in range(3)]
+    trainer.scoring.evaluate(trainer.evaluated_model, islice(trainer.data.evaluation_batches("valid"), 1), "valid")
     steps = trainer.steps_per_epoch
     lines = [
         *built.notes,
