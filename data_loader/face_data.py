@@ -18,7 +18,7 @@ from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels
 from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
 from data_loader.split import label_digest, split_digest
-from data_loader.views import View
+from data_loader.views import View, is_random
 from utils.config import Config
 from utils.distributed import World
 from utils.errors import ConfigError, did_you_mean
@@ -68,6 +68,11 @@ class FaceData:
             stream: {name: View(specs[key], size, config.where(f"views.{key}")) for name, key in images.items()}
             for stream, images in {**streams, "eval": {"image": "eval"}}.items()
         }
+        if streams and is_random(views["eval"]["image"]):
+            self.notes.append(
+                "warning: views.eval changes images at random, so validation scores are those of changed images; name "
+                "transforms there that do the same every time, or none"
+            )
         given = {"target": targets, "hidden": hidden} if hidden else {"target": targets}
         self.dataset = FaceDataset(images, given, views, config.seed)
         self.streams = self._make_streams(train, targets, streams)

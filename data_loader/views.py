@@ -138,6 +138,13 @@ class View:
         return image
 
 
+def is_random(view: View, draws: int = 16) -> bool:
+    """Whether draws of a view differ."""
+    image = np.random.default_rng(0).integers(0, 256, (view.height, view.width, 3), dtype=np.uint8)
+    first = view(image, 0) if view.steps else image
+    return bool(view.steps) and any(not np.array_equal(first, view(image, seed)) for seed in range(1, draws))
+
+
 def _steps(spec: Spec, size: tuple[int, int]) -> Sequence[Any]:
     return PRESETS[spec](*size) if isinstance(spec, str) else spec
 

@@ -118,7 +118,7 @@ def run_data(tiny_faces: Path, tmp_path: Path):
     from data_loader.prepare_labels import prepare_labels
     from utils.config import config_from_dict
 
-    def make(workers: int, cache: str = "disk") -> FaceData:
+    def make(workers: int, cache: str = "disk", eval_view: str = "none") -> FaceData:
         config = config_from_dict(
             {
                 "name": "data",
@@ -129,7 +129,7 @@ def run_data(tiny_faces: Path, tmp_path: Path):
                 "arch": {"type": "FaceClassifier"},
                 "optimizer": {"type": "AdamW"},
                 "trainer": {"type": "FixMatchTrainer", "epochs": 1},
-                "views": {"size": 32},
+                "views": {"size": 32, "eval": eval_view},
                 "data_loader": {"batch_size": 4, "unlabeled_ratio": 2, "num_workers": workers},
             },
             "test",
@@ -160,6 +160,15 @@ def test_evaluation_starts_workers_once_and_only_where_there_is_work_for_them(ru
     batches = list(cached.evaluation_batches("valid"))
     assert b"".join(batch["eval"]["image"].numpy().tobytes() for batch in batches) == found[0][0]
     assert {child.pid for child in multiprocessing.active_children()} == pids
+
+
+def test_validation_is_of_few_rows_at_a_time_and_of_images_as_they_are(run_data):
+    """A forward pass takes no more memory than a training step; a random view is warned of."""
+    data = run_data(0)
+    sizes = [len(batch["eval"]["row"]) for batch in data.evaluation_batches("valid")]
+    assert max(sizes) == 4 * 4 and sum(sizes) == data.size("valid") and not data.notes
+    (warning,) = run_data(0, eval_view="light").notes
+    assert warning.startswith("warning: views.eval changes images at random")
 
 
 def test_cache_gives_the_decoded_pixels_and_notices_a_changed_file(tiny_faces: Path, tmp_path: Path):

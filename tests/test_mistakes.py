@@ -164,6 +164,7 @@ def test_a_run_id_that_exists_is_refused(tmp_path, tiny_faces, in_process):
     short = ("-s", "trainer.epochs=1", "-s", "trainer.steps_per_epoch=1", "-d", "cpu")
     again = ("train.py", "-c", str(config), *short, "--run-id", "mine", "-r", "auto")
     assert in_process(*again).code == 0 and "path,group" in (left / "split.csv").read_text()
+    assert json.loads((left / "config.json").read_text())["trainer"]["precision"] == "fp32", "what auto came to"
     done = in_process(*again)
     assert done.code == 2 and f"{left} is finished; choose another id" in done.err
     done = in_process(*again, "-s", "seed=4")

@@ -23,7 +23,7 @@ from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
 from trainer.optimizer import build_optimizer
 from trainer.schedule import build_scheduler, check_schedule_reaches, warm_up_notes
-from trainer.speed import check_speed, choose_speed
+from trainer.speed import check_speed, choose_speed, record_precision
 from trainer.workers import choose_workers
 from utils.command import OUT_OF_MEMORY
 from utils.config import Component, Config, says_where
@@ -108,6 +108,7 @@ def build_trainer(
         trainer.load_state_dict(state)
         check_schedule_reaches(trainer)
     measured = choose_speed(trainer, config.trainer.precision) if config.trainer.speed == "auto" else []
+    record_precision(trainer)
     if config.data_loader.num_workers == "auto" and batches is data:
         measured += choose_workers(trainer, data)
     weights = getattr(model, "weight_report", None)

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 
@@ -80,7 +79,8 @@ def choose_speed(trainer: BaseTrainer, precision: str) -> list[str]:
     else:
         best = probe.fastest([best, replace(best, compile=True)])
     probe.restore(best)
-    trainer.config = trainer.parts.config = _recorded(trainer.config, best)
+    chosen = _with(trainer.config, precision=best.precision, speed=json.dumps(best.for_config()))
+    trainer.config = trainer.parts.config = chosen
     return [*probe.table(), *(f"  not tried: {line}" for line in refused), f"speed: auto chose {best}"]
 
 
@@ -249,22 +249,25 @@ def compiler_problem(device: torch.device) -> str:
     return "" if found else "there is no C++ compiler"
 
 
-def _recorded(config: Config, settings: Settings) -> Config:
-    return _with(config, settings.precision, settings.for_config())
+def record_precision(trainer: BaseTrainer) -> None:
+    """A precision of "auto" becomes what it means on this device, so that a run continues in it on any other."""
+    if trainer.config.trainer.precision == "auto":
+        precision = Settings(trainer.parts.dtype).precision
+        trainer.config = trainer.parts.config = _with(trainer.config, precision=precision)
 
 
 def adopt(config: Config, of_run: Config) -> Config:
-    """`config` with a speed of "auto" answered by what the run measured when it began."""
-    measured = of_run.trainer.speed
-    if config.trainer.speed != "auto" or measured is None or isinstance(measured, str):
-        return config
-    precision = of_run.trainer.precision if config.trainer.precision == "auto" else config.trainer.precision
-    return _with(config, precision, measured.model_dump())
+    """`config` with what is "auto" answered by what the run chose when it began."""
+    chosen, measured = of_run.trainer, of_run.trainer.speed
+    if config.trainer.speed == "auto" and measured is not None and not isinstance(measured, str):
+        config = _with(config, speed=json.dumps(measured.model_dump()))
+    if config.trainer.precision == "auto" and chosen.precision != "auto":
+        config = _with(config, precision=chosen.precision)
+    return config
 
 
-def _with(config: Config, precision: str, speed: dict[str, Any]) -> Config:
-    changes = [f"trainer.precision={precision}", f"trainer.speed={json.dumps(speed)}"]
-    return apply_overrides(config, changes, catalogue=None)
+def _with(config: Config, **trainer: str) -> Config:
+    return apply_overrides(config, [f"trainer.{key}={value}" for key, value in trainer.items()], catalogue=None)
 
 
 class _TooSlow(BaseException):
