@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_statistics,
         _add_duplicates,
         _add_corrections,
+        _add_suspects,
         _add_cache,
     ):
         add(commands)
@@ -271,6 +272,32 @@ def run_duplicates(args: argparse.Namespace) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(args.out, table[table["kind"] != ""].to_csv(index=False, lineterminator="\n"))
     print(f"{args.out}: {describe(frame, table, args.kind).partition(' (prepare.py')[0]}")
+
+
+def _add_suspects(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "suspects",
+        help="list labels that a run's predictions contradict",
+        description="By confident learning, from predictions of models that have not seen the images: the oof.csv of "
+        "train.py --folds, or a report's predictions.csv. Writes OUT/suspects.csv, a corrections file whose column "
+        "'to' is for you, and OUT/index.html with the pictures.",
+    )
+    _add_config(parser)
+    parser.add_argument("predictions", type=Path, help="oof.csv or predictions.csv")
+    parser.add_argument("--out", type=Path, default=Path("suspects"), help="the folder to write to")
+    parser.add_argument("--most", type=int, default=200, help="how many are listed, the surest first")
+    parser.set_defaults(run=run_suspects)
+
+
+def run_suspects(args: argparse.Namespace) -> None:
+    if args.most < 1:
+        raise UserError(f"--most {args.most}: expected at least 1")
+    config = _config(args)
+    check_output(args.out, "--out", folder=True)
+
+    from trainer.suspects import list_suspects
+
+    print(list_suspects(config, args.predictions, args.out, args.most))
 
 
 def _add_cache(commands: Commands) -> None:
