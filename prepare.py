@@ -210,7 +210,8 @@ def run_statistics(args: argparse.Namespace) -> None:
     labels = prepare_labels(config)
     files = [labels.frame.file(path) for path in labels.frame.rows["path"][labels.split == "train"]]
     size, folder = None if args.full_size else config.views.shape, Path(config.trainer.save_dir) / ".cache"
-    found = pixel_statistics(files, size, folder, _workers(args), _progress("reading"))
+    crop = None if args.full_size else config.views.crop_shape
+    found = pixel_statistics(files, size, folder, _workers(args), _progress("reading"), crop)
     how = "as they are" if size is None else f"resized to {size[0]} x {size[1]}"
     print(f"{len(files):,} training images, {how}: {found.pixels:,} pixels")
     print(f'"normalize": {json.dumps(found.option())}')

@@ -14,7 +14,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from data_loader.decode import DECODING, check_image, read_image
+from data_loader.decode import DECODING, Size, check_image, read_image
 from data_loader.pixel_store import KEY_BYTES, PixelStore, StoredImages
 from logger.progress import Progress
 from utils.errors import UserError, raise_all
@@ -34,37 +34,43 @@ class Images(Protocol):
 class Decoder:
     """Images read from their files each time (cache `off`)."""
 
-    def __init__(self, files: Sequence[Path], size: tuple[int, int]):
-        self.files, self.size = files, size
+    def __init__(self, files: Sequence[Path], size: Size, crop: Size | None = None):
+        self.files, self.size, self.crop = files, size, crop
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return read_image(self.files[row], self.size)
+        return read_image(self.files[row], self.size, self.crop)
 
 
 def open_images(
-    files: Sequence[Path], size: tuple[int, int], mode: str, folder: Path, tell: Tell = lambda _: None
+    files: Sequence[Path],
+    size: Size,
+    mode: str,
+    folder: Path,
+    tell: Tell = lambda _: None,
+    crop: Size | None = None,
 ) -> Images:
     """Images of `files` at `size`, decoded now or found in `folder`; every file is checked before training starts.
 
+    crop: as in `read_image`.
     mode: `off` (decode each time), `ram`, `disk`, or `auto` (`disk` where there is room for it, else `off`).
     Raises UserError naming the files that are missing or cannot be decoded (the first five of them); with `off` files
     are checked by `check_image`.
     """
     if mode == "auto":
-        mode = _choose(files, size, folder, tell)
+        mode = _choose(files, _store(size, crop, folder), tell)
     if mode == "off":
         _for_all(lambda row: check_image(files[row], size), range(len(files)), "checking")
-        return Decoder(files, size)
+        return Decoder(files, size, crop)
     if mode == "ram":
         images = _in_memory(len(files), size)
 
         def decode(row: int) -> None:
-            images[row] = read_image(files[row], size)
+            images[row] = read_image(files[row], size, crop)
 
         _for_all(decode, range(len(files)), "decoding")
         return images
     try:
-        return _open_on_disk(files, size, folder, tell)
+        return _open_on_disk(files, size, crop, folder, tell)
     except OSError as error:
         raise UserError(
             f"data_loader.cache: {folder}: {error.strerror or error}; set it to ram or off, "
@@ -72,7 +78,7 @@ def open_images(
         ) from error
 
 
-def _in_memory(count: int, size: tuple[int, int]) -> np.ndarray:
+def _in_memory(count: int, size: Size) -> np.ndarray:
     """Room for the images. Raises UserError if there is none: the system may promise it and kill us later."""
     needed, free = count * size[0] * size[1] * 3, available_memory()
     try:
@@ -87,9 +93,9 @@ def _in_memory(count: int, size: tuple[int, int]) -> np.ndarray:
     )
 
 
-def _choose(files: Sequence[Path], size: tuple[int, int], folder: Path, tell: Tell) -> str:
+def _choose(files: Sequence[Path], store: PixelStore, tell: Tell) -> str:
     """`disk` if what is not there yet takes less than half of the free space, else `off`."""
-    store, keys = _store(size, folder), _keys(files)
+    folder, keys = store.keys.parent, _keys(files)
     try:
         needed = len(store.missing(keys)) * store.image_bytes
         if needed:
@@ -109,9 +115,10 @@ def _choose(files: Sequence[Path], size: tuple[int, int], folder: Path, tell: Te
     return "off"
 
 
-def _store(size: tuple[int, int], folder: Path) -> PixelStore:
+def _store(size: Size, crop: Size | None, folder: Path) -> PixelStore:
     """One store for everything that decides about the pixels of a file."""
-    settings = hashlib.sha256(f"{DECODING} {cv2.__version__}".encode()).hexdigest()[:8]
+    cropped = "" if crop is None else f" {crop[0]}x{crop[1]}"
+    settings = hashlib.sha256(f"{DECODING} {cv2.__version__}{cropped}".encode()).hexdigest()[:8]
     return PixelStore(folder, f"{size[0]}x{size[1]}-{settings}", (*size, 3))
 
 
@@ -136,34 +143,33 @@ def _keys(files: Sequence[Path]) -> list[bytes]:
     return keys
 
 
-def _open_on_disk(files: Sequence[Path], size: tuple[int, int], folder: Path, tell: Tell) -> StoredImages:
+def _open_on_disk(files: Sequence[Path], size: Size, crop: Size | None, folder: Path, tell: Tell) -> StoredImages:
     folder.mkdir(parents=True, exist_ok=True)
-    store, keys = _store(size, folder), _keys(files)
+    store, keys, read = _store(size, crop, folder), _keys(files), functools.partial(read_image, size=size, crop=crop)
     try:
         return store.open(keys)
     except KeyError:
         pass
     with locked(store.lock, wait=False) as got:
         if got:
-            return _complete(store, keys, files, size, tell)
+            return _complete(store, keys, files, read, tell)
     tell("cache: waiting for another process that decodes images of this size")
     with locked(store.lock):
-        return _complete(store, keys, files, size, tell)
+        return _complete(store, keys, files, read, tell)
 
 
 def _complete(
-    store: PixelStore, keys: list[bytes], files: Sequence[Path], size: tuple[int, int], tell: Tell
+    store: PixelStore, keys: list[bytes], files: Sequence[Path], read: Callable[[Path], np.ndarray], tell: Tell
 ) -> StoredImages:
     missing = store.missing(keys)
     if missing:
         room = len(missing) * store.image_bytes / 2**20
-        tell(f"cache: decoding {len(missing):,} of {len(keys):,} images once to {size[0]}x{size[1]} ({room:.0f} MiB)")
+        height, width, _ = store.shape
+        tell(f"cache: decoding {len(missing):,} of {len(keys):,} images once to {height}x{width} ({room:.0f} MiB)")
         problems: list[str] = []
 
         def write(put: Callable[[int, np.ndarray], None], numbers: Iterable[int]) -> set[int]:
-            found = _problems(
-                lambda n: put(n, read_image(files[missing[n]], size)), list(numbers), "decoding", len(missing)
-            )
+            found = _problems(lambda n: put(n, read(files[missing[n]])), list(numbers), "decoding", len(missing))
             problems.extend(found.values())
             return set(found)
 
@@ -172,7 +178,7 @@ def _complete(
     return store.open(keys)
 
 
-def unreadable(files: Sequence[Path], size: tuple[int, int]) -> dict[int, str]:
+def unreadable(files: Sequence[Path], size: Size) -> dict[int, str]:
     """What is wrong with the files that `read_image` refuses, by their places."""
     return _problems(lambda row: read_image(files[row], size), range(len(files)), "checking", len(files))
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from utils.errors import UserError
 
+Size = tuple[int, int]
+
 # Counted up whenever the pixels of `read_image` change, so that no cache mixes old and new ones.
 DECODING = 2
 
@@ -16,25 +18,35 @@ _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2
 _ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82"}
 
 
-def read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+def read_image(path: Path, size: Size | None, crop: Size | None = None) -> np.ndarray:
     """Decode as RGB and resize to (height, width) if given: uint8 [h, w, 3].
 
-    Raises UserError if the file is no image or breaks off. A JPEG of at least four times the size is decoded at a
-    half, a quarter or an eighth (libjpeg's scaled inverse DCT), the smallest that still is twice the size.
+    crop: (height, width) of the central part that is taken before, or as much of it as there is.
+    Raises UserError if the file is no image or breaks off. A JPEG of at least four times the size, of which nothing is
+    cropped, is decoded at a half, a quarter or an eighth (libjpeg's scaled inverse DCT), the smallest that still is
+    twice the size.
     """
     data = _content(path)
-    image = _decode(data, None if size is None else _reduction(data, size))
+    image = _decode(data, None if size is None or crop is not None else _reduction(data, size))
     if image is not None and size is not None and (image.shape[0] < size[0] or image.shape[1] < size[1]):
         image = _decode(data, None)  # small, or turned by 90 degrees by its EXIF tag
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image")
+    if crop is not None:
+        image = _center(image, crop)
     if size is None or image.shape[:2] == size:
         return image
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def check_image(path: Path, size: tuple[int, int]) -> None:
+def _center(image: np.ndarray, crop: Size) -> np.ndarray:
+    height, width = (min(side, most) for side, most in zip(image.shape, crop))
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def check_image(path: Path, size: Size) -> None:
     """Raises UserError for a file that `read_image` would refuse, for a hundredth of its time in most cases.
 
     Of JPEG and PNG files head and end are looked at, whatever has another or a doubtful one is decoded; damage in the

@@ -187,6 +187,24 @@ def test_cache_gives_the_decoded_pixels_and_notices_a_changed_file(tiny_faces: P
     assert [a == b for a, b in zip(changed, expected)] == [True, True, False, True, True, True]
 
 
+def test_the_centre_is_cropped_in_the_images_own_pixels_before_resizing(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    files = [tmp_path / name for name in ("tall.png", "small.png", "large.jpg")]
+    for file, shape in zip(files, ((90, 61, 3), (20, 70, 3), (512, 384, 3))):
+        cv2.imwrite(str(file), cv2.GaussianBlur(rng.integers(0, 256, shape).astype(np.uint8), (0, 0), 3))
+    whole = open_images(files, (24, 24), "off", tmp_path)
+    for mode in ("off", "ram", "disk", "disk"):
+        images = open_images(files, (24, 24), mode, tmp_path / "cache", crop=(40, 48))
+        for row, (file, part) in enumerate(
+            zip(files, (np.s_[25:65, 6:54], np.s_[0:20, 11:59], np.s_[236:276, 168:216]))
+        ):
+            source = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)[part]
+            how = cv2.INTER_AREA if min(source.shape[:2]) >= 24 else cv2.INTER_LINEAR
+            assert np.array_equal(images[row], cv2.resize(source, (24, 24), interpolation=how)), (mode, file.name)
+            assert not np.array_equal(images[row], whole[row])
+    assert not np.array_equal(open_images(files, (24, 24), "disk", tmp_path / "cache")[0], images[0])
+
+
 @pytest.mark.parametrize("mode", ["disk", "ram", "off"])
 def test_damaged_images_are_all_named_before_training(tiny_faces: Path, tmp_path: Path, mode: str):
     files = sorted((tiny_faces / "images").glob("*.png"))[:6]

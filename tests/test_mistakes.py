@@ -256,6 +256,23 @@ def test_a_run_that_is_damaged_beyond_continuing_does_not_block_auto(tmp_path, t
     assert refused.code == 2 and f"there are {checkpoints}/best.pth\n" in refused.err, refused.err
 
 
+def test_cropped_images_are_scored_and_predicted_as_they_were_learned(tmp_path, tiny_faces, in_process):
+    config = write_config(tmp_path, tiny_faces, views={"size": 32, "crop": [16, 20]})
+    short = ["-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}", "-s", "trainer.steps_per_epoch=4"]
+    assert in_process("train.py", "-c", str(config), *short, "--run-id", "a", "-s", "trainer.epochs=1").code == 0
+    run_dir, out = str(tmp_path / "saved" / "tiny" / "a"), tmp_path / "p.csv"
+    assert in_process("test.py", "--resume", run_dir, "--out", str(tmp_path / "report")).code == 0
+    assert in_process("predict.py", "--resume", run_dir, "--out", str(out), str(tiny_faces / "images")).code == 0
+    scored = pd.read_csv(tmp_path / "report" / "predictions.csv").set_index("path")["hue/p/red"]
+    predicted = pd.read_csv(out).set_index("path")["hue/p/red"]
+    for path, probability in scored.items():
+        assert predicted[str(tiny_faces / path)] == pytest.approx(probability, abs=1e-6)
+    logged = pd.read_csv(Path(run_dir) / "metrics.csv")["valid/macro_f1"].iloc[-1]
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["heads"]["hue"]["macro_f1"] == pytest.approx(
+        logged, abs=1e-6
+    )
+
+
 def test_predict_takes_a_run_folder_and_names_all_files_that_are_no_images(tmp_path, tiny_faces, in_process):
     config = write_config(tmp_path, tiny_faces)
     short = ["-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}", "-s", "trainer.steps_per_epoch=1"]

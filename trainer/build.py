@@ -132,7 +132,7 @@ def open_run_images(config: Config, labels: Labels, tell: Any) -> Any:
     """The decoded images of a run's rows."""
     files = [labels.frame.file(path) for path in labels.frame.rows["path"]]
     folder = Path(config.trainer.save_dir) / ".cache"
-    return open_images(files, config.views.shape, config.data_loader.cache, folder, tell)
+    return open_images(files, config.views.shape, config.data_loader.cache, folder, tell, config.views.crop_shape)
 
 
 @says_where

@@ -55,7 +55,8 @@ def predict_folds(config: Config, folder: Path, run_dirs: Sequence[Path], device
             test.append(_heads(frame, test_rows, predict(loaded, data, test_rows)))
         if evaluation:
             cache = Path(config.trainer.save_dir) / ".cache"
-            decoded = open_images(evaluation, config.views.shape, config.data_loader.cache, cache, print)
+            views, mode = config.views, config.data_loader.cache
+            decoded = open_images(evaluation, views.shape, mode, cache, print, views.crop_shape)
             further.append(head_predictions(loaded, decoded, len(evaluation), device))
         checkpoints.append(str(loaded.path))
     rows = np.flatnonzero(fold_of)

@@ -19,7 +19,7 @@ from data_loader.readers.table import few, locate, need_columns, normalised, rea
 from model.resnet18_file import load_resnet18
 from model.weights import NORMALIZATIONS
 from trainer.evaluate import Loaded, load_for_evaluation
-from trainer.predict_files import head_predictions
+from trainer.predict_files import as_trained, head_predictions
 from utils.checkpoint import DamagedCheckpoint, ForeignCheckpoint, load_checkpoint
 from utils.errors import UserError, did_you_mean
 from utils.files import atomic_write
@@ -121,8 +121,8 @@ def _ours(loaded: Loaded, head: str | None, device: torch.device) -> Classifier:
         raise UserError(f"{option}: no class is called '{MALE}' ({heads})")
 
     def classify(files: Sequence[Path]) -> np.ndarray:
-        images = Decoder(files, loaded.config.views.shape)
-        heads = {found.name: found for found in head_predictions(loaded, images, len(files), device)}
+        found = head_predictions(loaded, as_trained(loaded, files), len(files), device)
+        heads = {of_head.name: of_head for of_head in found}
         return heads[fitting[0]].probs[:, columns[fitting[0]]].sum(axis=1)
 
     return classify

@@ -55,6 +55,11 @@ class Files:
             yield checked(self.dataset.__getitems__(keys))
 
 
+def as_trained(loaded: Loaded, files: Sequence[Path]) -> Decoder:
+    """Images of files as the checkpoint's training decoded its own."""
+    return Decoder(files, loaded.config.views.shape, loaded.config.views.crop_shape)
+
+
 def head_predictions(
     loaded: Loaded, images: Images, count: int, device: torch.device, views: Sequence[TestTimeView] = ()
 ) -> list[HeadPrediction]:
@@ -94,8 +99,7 @@ def predict_files(
 
 def _answers(ensemble: Ensemble, models: Sequence[Loaded], files: Sequence[Path], device: torch.device) -> pd.DataFrame:
     predictions = [
-        head_predictions(loaded, Decoder(files, loaded.config.views.shape), len(files), device, ensemble.views)
-        for loaded in models
+        head_predictions(loaded, as_trained(loaded, files), len(files), device, ensemble.views) for loaded in models
     ]
     rows = pd.DataFrame({"path": [str(file) for file in files], "split": ""})
     return prediction_table(rows, ensemble.answer(predictions))

@@ -40,7 +40,8 @@ def submit(
 
     def predictions(loaded: Loaded) -> list[HeadPrediction]:
         folder = Path(loaded.config.trainer.save_dir) / ".cache"
-        images = open_images(files, loaded.config.views.shape, loaded.config.data_loader.cache, folder, tell)
+        views, mode = loaded.config.views, loaded.config.data_loader.cache
+        images = open_images(files, views.shape, mode, folder, tell, views.crop_shape)
         return head_predictions(loaded, images, len(files), device, ensemble.views)
 
     answers = joint_answers(ensemble.answer([predictions(loaded) for loaded in checkpoints]))

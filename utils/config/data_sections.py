@@ -192,6 +192,10 @@ class Views(Section):
         default=224, json_schema_extra=says("a whole number ≥ 8 or a list [height, width] of them")
     )
     """Side of the square images in pixels, or [height, width]."""
+    crop: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, json_schema_extra=says("a whole number ≥ 8, a list [height, width] of them or null")
+    )
+    """Central part of an image, in its own pixels, that is resized to `size`; null: all of it."""
     train: Transforms = _view("light")
     """View of labeled images."""
     weak: Transforms = _view("flip_translate")
@@ -209,7 +213,16 @@ class Views(Section):
     @property
     def shape(self) -> tuple[int, int]:
         """(height, width)."""
-        return (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[1])
+        return _shape(self.size)
+
+    @property
+    def crop_shape(self) -> tuple[int, int] | None:
+        """(height, width)."""
+        return None if self.crop is None else _shape(self.crop)
+
+
+def _shape(side: int | list[int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
 class SamplerArgs(Section):
