@@ -173,7 +173,7 @@ def _unfinished(config: Config, run_id: str | None) -> tuple[Path | None, list[s
     continued."""
     left_out: list[str] = []
     for folder in run_folders(Path(config.trainer.save_dir), config.name):
-        if run_id not in (None, folder.name):
+        if run_id not in (None, folder.name) or (run_id is None and _is_of_another_config(folder, config)):
             continue
         try:
             state, used, _ = load_newest(folder / "checkpoints" / "last.pth")
@@ -188,6 +188,16 @@ def _unfinished(config: Config, run_id: str | None) -> tuple[Path | None, list[s
             why = f"is a run of another config ({changes[0]})" if changes else "is finished"
             raise UserError(f"--run-id {run_id}: {folder} {why}; choose another id, or continue it with -r {folder}")
     return None, left_out
+
+
+def _is_of_another_config(folder: Path, config: Config) -> bool:
+    """Known from the run's config.json, for checkpoints are large; False where that cannot be read."""
+    file = folder / "config.json"
+    try:
+        stored = config_from_dict(json.loads(file.read_text(encoding="utf-8")), str(file))
+    except (OSError, ValueError, ConfigError):
+        return False
+    return bool(forbidden(differences(stored, adopt(config, stored))))
 
 
 def forbidden(changes: list[str]) -> list[str]:
