@@ -166,5 +166,5 @@ def stage_number(backbone: nn.Module, stage: str | int, where: str, further: Seq
         return stage
     raise UserError(
         f"{where}: this backbone has no stage {stage!r}; choose from "
-        + ", ".join(["null", *further, *choices, *([f"0 to {len(choices)}"] if choices else [])])
+        + ", ".join([*further, *choices, *([f"0 to {len(choices)}"] if choices else []), "null"])
     )
