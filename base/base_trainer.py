@@ -262,12 +262,8 @@ class BaseTrainer(ABC):
             self.logger.info(f"early stop: no better {monitor.name} for {monitor.bad_epochs} epochs{value}")
         self.files.save_last({**self.state_dict(), "finished": True})
         best = self.files.publish()
-        self.logger.summary(
-            {
-                "best/" + monitor.name: math.nan if monitor.best is None else monitor.best,
-                "best/epoch": monitor.best_epoch,
-            }
-        )
+        score = math.nan if monitor.best is None else monitor.best
+        self.logger.summary({f"best/{monitor.name}": score, "best/epoch": monitor.best_epoch})
         self.logger.info(f"best checkpoint{value}: {best}")
 
     def state_dict(self) -> dict[str, Any]:

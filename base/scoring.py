@@ -82,8 +82,8 @@ class Scoring:
             return {}
         confusions = {head: totals[f"confusion/{head}"] for head in self.classes}
         losses = [float(totals[f"loss/{head}"] / totals[f"rows/{head}"]) for head in self._judged(confusions)]
-        values = {f"{split}/loss": mean(losses) if losses else math.nan, **self.metrics(split, confusions)}
-        values |= self.joint.values(split, totals)
+        values = {f"{split}/loss": mean(losses)} if losses else {}
+        values |= {**self.metrics(split, confusions), **self.joint.values(split, totals)}
         for head, confusion in confusions.items():
             for name, row, found in zip(self.classes[head], confusion, confusion.diagonal()):
                 if float(row.sum()) > 0:
