@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from utils.arguments import add_overrides, add_vote
 from utils.command import exit_codes
 from utils.run_folder import is_run_folder
 
@@ -23,14 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("predictions.csv"), help="table to write (default: %(default)s)"
     )
-    parser.add_argument("--vote", choices=["soft", "hard"], default="soft", help="how several checkpoints combine")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        type=float,
-        metavar="W",
-        help="weight of each checkpoint in the vote (default: all alike)",
-    )
+    add_vote(parser)
     parser.add_argument(
         "--tta",
         action="append",
@@ -45,15 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="a calibration.json that test.py --fit wrote for these checkpoints",
     )
-    parser.add_argument("-c", "--config", type=Path, help="a config whose keys override the checkpoint's")
-    parser.add_argument(
-        "-s",
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a config key, e.g. -s trainer.evaluation_prior=1",
-    )
+    add_overrides(parser, "trainer.evaluation_prior=1")
     parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE_OR_FOLDER", help="pictures, or folders of them")
     arguments = parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from utils.arguments import add_overrides, add_vote
 from utils.command import exit_codes
 
 
@@ -18,29 +19,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="one checkpoint, or several: shared heads vote, different heads complement each other",
     )
-    parser.add_argument("-c", "--config", type=Path, help="a config whose keys override the checkpoint's")
-    parser.add_argument(
-        "-s",
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a config key, e.g. -s dataset.args.root=DIR (of several: dataset.0.args.root)",
-    )
+    add_overrides(parser, "dataset.args.root=DIR (of several: dataset.0.args.root)")
     parser.add_argument("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
     parser.add_argument(
         "--split",
         choices=["valid", "test", "train", "all"],
         help="which rows to score (default: valid)",
     )
-    parser.add_argument("--vote", choices=["soft", "hard"], default="soft", help="how several checkpoints combine")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        type=float,
-        metavar="W",
-        help="weight of each checkpoint in the vote (default: all alike)",
-    )
+    add_vote(parser)
     parser.add_argument(
         "--tta",
         nargs="+",
