@@ -146,6 +146,17 @@ def test_damaged_image_is_named_before_a_run_folder_exists(tmp_path, tiny_faces,
     assert not (tmp_path / "saved" / "tiny").exists()
 
 
+def test_of_several_processes_one_says_what_is_wrong_with_the_config(tmp_path, tiny_faces, in_process, monkeypatch):
+    config = write_config(tmp_path, tiny_faces, trainer={"epoches": 3})
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        done = in_process("train.py", "-c", str(config))
+        assert done.code == 2
+        said.append(done.err)
+    assert "did you mean 'epochs'" in said[0] and said[1] == ""
+
+
 def test_checkpoints_that_are_none(tmp_path, tiny_faces, in_process):
     (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04 torn")
     for name, message in (("torn.pth", "damaged"), ("absent.pth", "no such checkpoint")):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 
 # How torch (on CUDA and on the CPU) and OpenCV say so.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Insufficient memory")
@@ -20,7 +20,8 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if str(error):  # of several processes one says it
+        # Of several processes one says it; a mistake in the config is the same for all.
+        if str(error) and not (isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0"):
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
