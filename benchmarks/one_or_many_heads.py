@@ -28,7 +28,6 @@ sys.path.insert(0, str(PROJECT))
 
 from benchmarks.runs import RunFailed, Runs, stop_signals_exit  # noqa: E402
 from data_loader.age import AGE, YEARS  # noqa: E402
-from data_loader.joint import JOINT  # noqa: E402
 from data_loader.label_frame import LabelFrame  # noqa: E402
 from data_loader.prepare_labels import prepare_labels  # noqa: E402
 from data_loader.split import write_split  # noqa: E402
@@ -36,6 +35,7 @@ from utils.command import exit_codes  # noqa: E402
 from utils.config import Config, apply_overrides, load_config  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.files import atomic_write  # noqa: E402
+from utils.joint import JOINT  # noqa: E402
 from utils.run_folder import lock  # noqa: E402
 
 HEADS = "heads"
@@ -79,6 +79,8 @@ class Networks(Runs[Network]):
                 seeded = apply_overrides(seeded, ["labels.labeled=null"])
         if run.name != HEADS and self.base.arch.args.get("share") is not None:
             settings.append("arch.args.share=null")
+        if run.name != HEADS:
+            settings.append(f"trainer.monitor={self.base.trainer.monitor.replace(f'valid/{JOINT}/', 'valid/')}")
         if run.name == JOINT:
             settings += [*SUPERVISED, "dataset.args.joint=true", 'loss={"type": "logit_adjustment"}']
         return apply_overrides(seeded, settings)

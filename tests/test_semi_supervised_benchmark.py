@@ -253,6 +253,11 @@ def test_methods_are_what_their_rows_say_whatever_the_config_has(bench):
         return base.config(Run(method, 24, 7))
 
     assert trained("adjusted").loss.type == trained("all-adjusted").loss.type == "logit_adjustment"
+    same = base.base.trainer.args
+    pseudo_label, teacher = trained("pseudo_label").trainer, trained("mean_teacher").trainer
+    assert pseudo_label.type == "PseudoLabelTrainer" and teacher.type == "MeanTeacherTrainer"
+    assert pseudo_label.args == {name: same[name] for name in same if name != "selective"}
+    assert teacher.args == {name: same[name] for name in ("warm_up_epochs", "ramp_up") if name in same}
     published = trained("published")
     assert published.loss.args["class_weight"] is None and published.trainer.evaluation_prior == 0
     fixed = {"threshold": {"type": "fixed", "args": {"value": 0.95}}}  # and what FixMatchTrainer's arguments default to
@@ -286,7 +291,8 @@ def test_a_run_that_fails_is_reported_and_the_others_are_in_the_table(config_fil
 
 
 def test_networks_of_one_attribute_share_the_split_of_all(config_file, tmp_path, in_process):
-    config = load_config(config_file, ["split.valid=0.25", "dataset.args.split=null"])
+    joint = "trainer.monitor=max valid/joint/macro_f1"  # which a network of one attribute has not
+    config = load_config(config_file, ["split.valid=0.25", "dataset.args.split=null", joint])
     networks = Networks(config, tmp_path / "out", ["trainer.epochs=4"])
 
     def call(run: Network, command: list[str]) -> None:
@@ -296,6 +302,7 @@ def test_networks_of_one_attribute_share_the_split_of_all(config_file, tmp_path,
     networks.call = call  # type: ignore[method-assign]
     together, age = (networks.config(Network(name, 1)) for name in ("heads", "age"))
     assert (together.trainer.epochs, age.trainer.epochs) == (4, 2)
+    assert (together.trainer.monitor, age.trainer.monitor) == ("max valid/joint/macro_f1", "max valid/macro_f1")
     assert age.dataset.attributes == ["age"]
     table = networks.predictions(Network("age", 1))
     of_all, sides = (
