@@ -145,7 +145,11 @@ def _keys(files: Sequence[Path]) -> list[bytes]:
 
 def _open_on_disk(files: Sequence[Path], size: Size, crop: Size | None, folder: Path, tell: Tell) -> StoredImages:
     folder.mkdir(parents=True, exist_ok=True)
-    store, keys, read = _store(size, crop, folder), _keys(files), functools.partial(read_image, size=size, crop=crop)
+    store, keys = _store(size, crop, folder), _keys(files)
+
+    def read(file: Path) -> np.ndarray:
+        return read_image(file, size, crop)
+
     try:
         return store.open(keys)
     except KeyError:
