@@ -189,7 +189,7 @@ class BaseTrainer(ABC):
             same_buffers(self.model, self.evaluated_model)
             batches = self.data.evaluation_batches("valid")
             values.update(self.scoring.evaluate(self.evaluated_model, batches, "valid"))
-        check_finite((self.evaluated_model, self.model), values, f"step {self.step} (learning rate {self.lr:.3g})")
+        self._check_finite(values)
         values["lr"] = self.lr
         scheduler = self.parts.scheduler
         if scheduler is not None and scheduler.is_plateau:
@@ -235,7 +235,7 @@ class BaseTrainer(ABC):
         return stopped if self.world.size == 1 else any_process(stopped, self.device)
 
     def _save_and_stop(self) -> None:
-        check_finite((self.evaluated_model, self.model), {}, f"step {self.step} (learning rate {self.lr:.3g})")
+        self._check_finite({})
         number = self._stop.received or 15
         self.sums.load_state_dict(self.sums.read())
         if not self.world.is_main:
@@ -251,6 +251,9 @@ class BaseTrainer(ABC):
             f"no weights were changed by this step. {AGAINST_OVERFLOW}; the images of the batch:\n  "
             + "\n  ".join(self.data.paths(rows))
         )
+
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        check_finite((self.evaluated_model, self.model), values, f"step {self.step} (learning rate {self.lr:.3g})")
 
     def _finish_run(self) -> None:
         if not self.world.is_main:

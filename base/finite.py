@@ -39,8 +39,10 @@ def check_finite(models: Iterable[nn.Module], values: Mapping[str, float], after
     A loss that was a number can leave weights or running statistics that are none, or so large that the validation
     loss, of `values`, is none. Raises UserError that says `after` which step.
     """
-    tensors = chain.from_iterable(model.state_dict().items() for model in dict.fromkeys(models))
-    wrong = [name for name, x in tensors if x.is_floating_point() and not bool(x.isfinite().all())]
+    states = chain.from_iterable(model.state_dict().items() for model in dict.fromkeys(models))
+    finite = {name: x.isfinite().all() for name, x in states if x.is_floating_point()}
+    whole = torch.stack([*finite.values()]).tolist() if finite else []  # one wait for the device
+    wrong = [name for name, is_whole in zip(finite, whole) if not is_whole]
     if not math.isfinite(values.get("valid/loss", 0.0)):
         wrong.append("valid/loss")
     if wrong:

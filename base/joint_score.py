@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from base.parts import Parts
-from utils.joint import JOINT, MOST_JOINT_CLASSES
+from utils.joint import JOINT, has_joint
 from utils.sums import confusion_matrix
 
 _KEY = f"confusion/{JOINT}"
@@ -24,8 +24,7 @@ class JointScore:
     def __init__(self, parts: Parts):
         self.sizes = {head: len(names) for head, names in parts.data.classes.items()}
         of_heads = list(parts.metrics.values())
-        some = len(self.sizes) > 1 and JOINT not in self.sizes and prod(self.sizes.values()) <= MOST_JOINT_CLASSES
-        common = of_heads[0].items() if some else ()
+        common = of_heads[0].items() if has_joint(self.sizes) else ()
         self.metrics = {name: metric for name, metric in common if all(name in measured for measured in of_heads)}
 
     def names(self, split: str) -> set[str]:
@@ -33,8 +32,6 @@ class JointScore:
 
     def count(self, decided: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sums of a batch; decided, target: int64 [N] of each head, −1 for no label."""
-        if not self.metrics:
-            return {}
         labeled = torch.stack([target[head] >= 0 for head in self.sizes]).all(dim=0)
         found, wanted = torch.zeros_like(labeled, dtype=torch.int64), torch.zeros_like(labeled, dtype=torch.int64)
         for head, size in self.sizes.items():

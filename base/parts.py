@@ -71,3 +71,8 @@ class Parts:
     steps_per_epoch: int
     environment: dict[str, Any]
     progress: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    @property
+    def learned(self) -> list[str]:
+        """The heads whose loss has a weight above 0."""
+        return [head for head, (_, weight) in self.losses.items() if weight > 0]

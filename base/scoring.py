@@ -74,8 +74,9 @@ class Scoring:
                 logits = model(self.normalize(faces["image"]))
             for head, target in faces["target"].items():
                 sums.add(self.count(head, logits[head], target))
-            decided = {head: self.decide(head, logits[head]) for head in self.classes}
-            sums.add(self.joint.count(decided, faces["target"]))
+            if self.joint.metrics:
+                decided = {head: self.decide(head, logits[head]) for head in self.classes}
+                sums.add(self.joint.count(decided, faces["target"]))
         model.train(was_training)
         totals = sums.read()
         if not totals:
@@ -127,4 +128,5 @@ class Scoring:
 
     def _judged(self, confusions: Mapping[str, Tensor]) -> list[str]:
         """Heads whose scores say something about the run."""
-        return [h for h, confusion in confusions.items() if self.parts.losses[h][1] and float(confusion.sum())]
+        learned = self.parts.learned
+        return [h for h, confusion in confusions.items() if h in learned and float(confusion.sum())]

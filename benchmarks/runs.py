@@ -17,7 +17,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from trainer.speed import adopt
 from utils.checkpoint import load_newest, previous_checkpoints
-from utils.config import Config, apply_overrides, config_from_dict, differences
+from utils.config import Config, apply_overrides, config_from_dict, differences, read_run_config
 from utils.errors import ConfigError, UserError
 from utils.files import atomic_write
 
@@ -86,7 +86,7 @@ class Runs(ABC, Generic[R]):
         if not file.exists():
             return []
         try:
-            stored = config_from_dict(json.loads(file.read_text()), str(file))
+            stored = read_run_config(file.parent)
         except (ConfigError, ValueError) as error:
             return [f"{file} cannot be read: {str(error).splitlines()[0]}"]
         wanted = adopt(_with_weights_of(stored, self.config(run)), stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -193,6 +194,10 @@ class FaceData:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that no later command scores a training image as validation."""
+        return self._state
+
+    @functools.cached_property
+    def _state(self) -> dict[str, Any]:
         frame, split = self.labels.frame.rows, self.labels.split
         return {
             "digest": split_digest(self.labels.frame, split),

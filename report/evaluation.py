@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan, prod
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score
 
 from utils.errors import UserError
-from utils.joint import JOINT, MOST_JOINT_CLASSES
+from utils.joint import JOINT, has_joint
 
 FEW_GROUPS = 20
 
@@ -169,16 +169,15 @@ def compose_heads(heads: Sequence[HeadPrediction]) -> HeadPrediction | None:
     None where this says nothing: a single head, a head that is itself named 'joint', more than 36 tuples, or tuples
     whose names coincide.
     """
-    sizes = [len(head.classes) for head in heads]
-    named = any(head.name == JOINT for head in heads)
-    if len(heads) < 2 or named or prod(sizes) > MOST_JOINT_CLASSES:
+    if not has_joint({head.name: len(head.classes) for head in heads}):
         return None
     labeled = np.logical_and.reduce([head.labeled for head in heads])
     labels = np.zeros(len(labeled), dtype=np.int64)
     probs = np.ones((len(labeled), 1))
     decided = np.zeros(len(labeled), dtype=np.int64)
     classes = [""]
-    for head, size in zip(heads, sizes):
+    for head in heads:
+        size = len(head.classes)
         labels = labels * size + head.labels
         decided = decided * size + head.predictions
         probs = (probs[:, :, None] * head.probs[:, None, :]).reshape(len(labels), -1)

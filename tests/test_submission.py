@@ -180,7 +180,7 @@ def test_command_predicts_the_evaluation_images_in_order(tmp_path: Path, in_proc
         offsets = {head: torch.zeros(len(names)) for head, names in classes.items()}
         return Loaded(path, config, ColourReader(), classes, [[0.0] * 3, [1.0] * 3], offsets, {}, tmp_path)
 
-    monkeypatch.setattr("trainer.submission.load_for_evaluation", load)
+    monkeypatch.setattr("trainer.evaluate.load_for_evaluation", load)
     out = tmp_path / "submission.csv"
     done = in_process("test.py", "--resume", "a.pth", "b.pth", "-d", "cpu", "--tta", "hflip", "--submission", str(out))
     assert done.code == 0 and "18 images" in done.out and "18 of 18 answers" in done.out, done.err

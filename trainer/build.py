@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.parts import Loss, Metric, Parts, TrainingData
 from base.scoring import Normalize
-from data_loader.cache import open_images
+from data_loader.cache import Images, open_images
 from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
-from data_loader.split import label_digest
 from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
+from trainer.label_checks import check_classes, check_heads, check_same_labels, check_scored
 from trainer.optimizer import build_optimizer
 from trainer.schedule import build_scheduler, check_schedule_reaches, warm_up_notes
 from trainer.speed import check_speed, choose_speed, record_precision
@@ -29,8 +29,7 @@ from utils.command import OUT_OF_MEMORY
 from utils.config import Component, Config, says_where
 from utils.device import choose_dtype
 from utils.distributed import World
-from utils.errors import ConfigError, UserError, did_you_mean
-from utils.joint import JOINT
+from utils.errors import ConfigError
 from utils.memory import keep_freed_memory
 from utils.random_state import seed_everything
 
@@ -65,11 +64,11 @@ def build_trainer(
         keep_freed_memory()
     labels = prepare_labels(config, split, tell=tell)
     if state is not None:
-        _check_same_labels(labels, state)
+        check_same_labels(labels, state)
     trainer_type = KINDS["trainer"].find(config.trainer.type, config.where("trainer.type"))
     streams, learns_labels = getattr(trainer_type, "streams"), "plain" in getattr(trainer_type, "trains_heads")  # noqa: B009
-    _check_heads(config, labels)
-    without = [*_check_classes(config, labels), *_check_scored(config, labels)] if learns_labels else []
+    check_heads(config, labels)
+    without = [*check_classes(config, labels), *check_scored(config, labels)] if learns_labels else []
     heads = {head: len(names) for head, names in labels.frame.heads.items()}
     model = build_model(config, heads, load_weights=state is None).to(device)
     optimizer = build_optimizer(config, model)
@@ -128,9 +127,13 @@ def build_trainer(
     return Built(trainer, labels, [*notes, *measured])
 
 
-def open_run_images(config: Config, labels: Labels, tell: Any) -> Any:
+def open_run_images(config: Config, labels: Labels, tell: Any) -> Images:
     """The decoded images of a run's rows."""
-    files = [labels.frame.file(path) for path in labels.frame.rows["path"]]
+    return open_files(config, [labels.frame.file(path) for path in labels.frame.rows["path"]], tell)
+
+
+def open_files(config: Config, files: Sequence[Path], tell: Any) -> Images:
+    """Any images as the config's training decodes its own."""
     folder = Path(config.trainer.save_dir) / ".cache"
     return open_images(files, config.views.shape, config.data_loader.cache, folder, tell, config.views.crop_shape)
 
@@ -189,84 +192,6 @@ def _metrics(config: Config, head: str) -> dict[str, Metric]:
             raise ConfigError(f"{config.where('metrics')}: no metrics for the head '{head}' and no 'default'")
         names = names.get(head, names.get("default", []))
     return {name: KINDS["metric"].find(name, "metrics") for name in names}
-
-
-def _check_heads(config: Config, labels: Labels) -> None:
-    """What is said per head must be about heads; attributes that are not in use here may be named too."""
-    heads, known = labels.frame.classes, {"default", *labels.frame.rows.columns}
-    for section in ("loss", "metrics"):
-        said = getattr(config, section)
-        for head in said if isinstance(said, dict) else ():
-            if head not in known:
-                place = config.where(f"{section}.{head}")
-                raise ConfigError(f"{place}: the data has no attribute '{head}'{did_you_mean(head, heads)}")
-    if heads and all(_is_off(config, head) for head in heads):
-        raise ConfigError(f"{config.where('loss')}: the weight of every head is 0, so that nothing would be learned")
-
-
-def _is_off(config: Config, head: str) -> bool:
-    """Whether nothing is learned from the head's labels."""
-    return getattr(config.loss_of(head), "weight", 1) == 0
-
-
-def _check_same_labels(labels: Labels, state: dict[str, Any]) -> None:
-    """Raises UserError if the labels are not those that the run started with: their classes are its outputs."""
-    for head in {**state["classes"], **labels.frame.heads}:
-        known, now = state["classes"].get(head, ()), labels.frame.heads.get(head, ())
-        if tuple(known) != tuple(now):
-            raise UserError(
-                f"-r: the run learns the classes {', '.join(known) or 'of no such attribute'} of '{head}', today's "
-                f"labels have {', '.join(now) or 'none'}; bring the labels back, or start a new run"
-            )
-    if state["data"].get("labels") not in (None, label_digest(labels.frame)):
-        raise UserError(
-            "-r: labels of some images have changed since the run started, so it would not be continued but another "
-            "run; bring them back, or start a new run"
-        )
-
-
-def _check_classes(config: Config, labels: Labels) -> list[str]:
-    """Warnings about classes without a training label. Raises UserError if there is no such label at all, and for a
-    head that has labels of one class only, since a run on it would look perfect and learn nothing."""
-    if not labels.frame.labeled[labels.split == "train"].any():
-        raise UserError("no training image has a label; look at split and labels.labeled")
-    warnings = []
-    for head, names in labels.frame.classes.items():
-        if _is_off(config, head):
-            continue
-        values = labels.frame.rows.loc[labels.split == "train", head]
-        missing = [name for number, name in enumerate(names) if not (values == number).any()]
-        if len(missing) == len(names) - 1:
-            only = next(name for name in names if name not in missing)
-            raise UserError(
-                f"{head}: all {int((values >= 0).sum()):,} training labels are '{only}', so there is nothing to tell "
-                "apart; look at labels.filters, labels.merge, labels.labeled and the table of labels"
-            )
-        if len(missing) == len(names):
-            raise UserError(
-                f"{head}: no training image has a label of it; leave it out of dataset.attributes, or set "
-                f"loss.{head}.weight to 0"
-            )
-        if missing:
-            warnings.append(f"warning: {head}: no label to train with is of class {', '.join(map(repr, missing))}")
-    return warnings
-
-
-def _check_scored(config: Config, labels: Labels) -> list[str]:
-    """Warnings about heads that no validation image is labeled for. Raises ConfigError if the monitored value needs
-    such images, since then no epoch would ever be the best."""
-    heads, rows = labels.frame.heads, labels.frame.rows[(labels.split == "valid") & labels.frame.labeled]
-    labeled = {head: rows[head] >= 0 for head in heads}
-    unscored = [head for head in heads if not labeled[head].any()]
-    split, *of_head = config.trainer.monitor.split()[-1].split("/")[:-1]
-    learned = [head for head in heads if not _is_off(config, head)]
-    if len(rows) and split == "valid":
-        where = config.where("trainer.monitor")
-        if of_head == [JOINT] and JOINT not in heads and not pd.DataFrame(labeled).all(axis=1).any():
-            raise ConfigError(f"{where}: no validation image is labeled for all of {', '.join(heads)}")
-        for head in [name for name in of_head if name in unscored] or (unscored if unscored == learned else []):
-            raise ConfigError(f"{where}: no validation image has a label of '{head}'; look at split")
-    return [f"warning: {head}: no validation image has a label, so it is not scored" for head in unscored if len(rows)]
 
 
 def _try_batch(trainer: BaseTrainer) -> None:

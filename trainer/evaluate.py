@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,6 +88,14 @@ def load_for_evaluation(
     return Loaded(path, config, model.eval(), classes, state["normalization"], offsets, state["data"], run_dir)
 
 
+def load_ensemble(
+    ensemble: Ensemble, device: torch.device, config_file: Path | None, overrides: list[str], fits: bool = False
+) -> Iterator[Loaded]:
+    """Its checkpoints, one after the other; as in `load_for_evaluation` where the answer is calibrated, or `fits`."""
+    for path in ensemble.paths:
+        yield load_for_evaluation(path, device, config_file, overrides, fits or ensemble.fitted is not None)
+
+
 def labels_for_scoring(loaded: Loaded, split: str = "valid", tell: Callable[[str], None] = print) -> Labels:
     """Today's data with all its labels, and the split that the config draws from it.
 
@@ -148,11 +156,10 @@ def test_checkpoints(
     fit: what to fit for later use (`temperature`, `thresholds`); the scores are those without it.
     """
     check_fit(fit, ensemble, split)
-    fixed = bool(fit) or ensemble.fitted is not None
     notes: list[str] = []
     models = [
         (loaded, _with_heads(loaded, labels_for_scoring(loaded, split, notes.append)))
-        for loaded in (load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths)
+        for loaded in load_ensemble(ensemble, device, config_file, overrides, bool(fit))
     ]
     rows, said = common_rows(models, split)
     notes += said

@@ -14,7 +14,7 @@ from data_loader.image_files import describe_files, inspect_all
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import draw_split, prepare_labels, read_labels
 from report.page.data_page import DataPage, Sheet, render_data_page
-from report.page.gallery import thumbnail
+from report.page.gallery import thumb
 from utils.config import Config
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -92,6 +92,5 @@ def _sheet(frame: LabelFrame, attribute: str, name: str, held: np.ndarray, most:
     pictures = []
     for row in data_check.sample_rows(frame, held, most):
         path = str(frame.rows["path"].iloc[row])
-        file = frame.file(path).absolute()
-        pictures.append((path, thumbnail(file), file.as_uri()))
+        pictures.append(thumb(path, frame.file(path)))
     return Sheet(attribute, name, int(held.sum()), pictures)

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data_loader.cache import open_images
 from data_loader.face_data import FaceData
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import Labels, read_labels
@@ -20,7 +19,7 @@ from report.evaluation import HeadPrediction
 from report.fold_vote import vote_summary
 from report.folds import fold_summary
 from report.writer import prediction_table
-from trainer.build import open_run_images
+from trainer.build import open_files, open_run_images
 from trainer.evaluate import Loaded, load_for_evaluation, predict
 from trainer.predict_files import head_predictions
 from utils.config import Config
@@ -54,9 +53,7 @@ def predict_folds(config: Config, folder: Path, run_dirs: Sequence[Path], device
         if len(test_rows):
             test.append(_heads(frame, test_rows, predict(loaded, data, test_rows)))
         if evaluation:
-            cache = Path(config.trainer.save_dir) / ".cache"
-            views, mode = config.views, config.data_loader.cache
-            decoded = open_images(evaluation, views.shape, mode, cache, print, views.crop_shape)
+            decoded = open_files(config, evaluation, print)
             further.append(head_predictions(loaded, decoded, len(evaluation), device))
         checkpoints.append(str(loaded.path))
     rows = np.flatnonzero(fold_of)

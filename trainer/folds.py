@@ -24,7 +24,7 @@ from trainer import session
 from trainer.fold_predictions import predict_folds
 from trainer.speed import adopt
 from utils.checkpoint import load_newest
-from utils.config import Config, apply_overrides, config_from_dict, differences
+from utils.config import Config, apply_overrides, config_from_dict, differences, read_run_config
 from utils.device import choose_device
 from utils.errors import ConfigError, UserError
 from utils.files import atomic_write
@@ -173,9 +173,9 @@ def _train_fold(config: Config, folder: Path, fold: int, name: str, device_name:
         shutil.rmtree(run_dir)  # killed before its first checkpoint: nothing to continue from
     print(f"{name}: {'continuing' if resume else 'training'}", flush=True)
     of_fold = apply_overrides(config, [f"split.fold={fold}"])
-    first = _fold_folder(folder, 1) / "config.json"
-    if fold > 1 and first.exists():
-        of_fold = adopt(of_fold, config_from_dict(json.loads(first.read_text(encoding="utf-8")), str(first)))
+    first = _fold_folder(folder, 1)
+    if fold > 1 and (first / "config.json").exists():
+        of_fold = adopt(of_fold, read_run_config(first))
     trainer = session.train(of_fold, None, [], resume, device_name, run_dir.name)
     try:
         trainer.train()

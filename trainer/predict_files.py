@@ -19,7 +19,7 @@ from data_loader.views import View
 from report.evaluation import HeadPrediction
 from report.writer import prediction_table
 from trainer.ensemble import Ensemble
-from trainer.evaluate import Loaded, load_for_evaluation, predict
+from trainer.evaluate import Loaded, load_ensemble, predict
 from trainer.test_time_views import TestTimeView
 from utils.config import Config
 from utils.errors import UserError, raise_all
@@ -81,8 +81,7 @@ def predict_files(
 
     Raises UserError if none can be read.
     """
-    fixed = ensemble.fitted is not None
-    models = [load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths]
+    models = list(load_ensemble(ensemble, device, config_file, overrides or []))
     problems: dict[int, str] = {}
     try:
         found = _answers(ensemble, models, files, device)

@@ -23,11 +23,12 @@ def fill_cache(config: Config) -> str:
         told.append(line)
         print(line, flush=True)
 
-    images = open_run_images(apply_overrides(config, ["data_loader.cache=disk"]), labels, tell)
+    open_run_images(apply_overrides(config, ["data_loader.cache=disk"]), labels, tell)
     height, width = config.views.shape
-    room = len(images) * height * width * 3 / 2**20
+    count = len(labels.frame)
+    room = count * height * width * 3 / 2**20
     state = "are in the cache" if told else "were there already"
-    return f"{_folder(config)}: {len(images):,} images at {height}x{width} {state} ({room:,.0f} MiB)"
+    return f"{_folder(config)}: {count:,} images at {height}x{width} {state} ({room:,.0f} MiB)"
 
 
 def clear_cache(config: Config) -> list[str]:

@@ -109,7 +109,7 @@ class SemiSupervisedTrainer(RampUpTrainer):
 
     def epoch_warnings(self, values: dict[str, float]) -> list[str]:
         """What the collapse guard says about the epoch, and what is done about it."""
-        found = self.guard.observe(values, {h: self.labeler(h).expected() for h in self.classes if self.learns(h)})
+        found = self.guard.observe(values, {head: self.labeler(head).expected() for head in self.parts.learned})
         self.signs = found or []
         if found is not None:
             values["train/warnings"] = len(found)

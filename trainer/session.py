@@ -21,7 +21,7 @@ from trainer.build import Built, build_trainer
 from trainer.components import check_components
 from trainer.speed import adopt
 from utils.checkpoint import DamagedCheckpoint, load_newest
-from utils.config import Config, apply_overrides, config_from_dict, differences, is_about
+from utils.config import Config, apply_overrides, config_from_dict, differences, is_about, read_run_config
 from utils.device import choose_device
 from utils.distributed import World, is_main_process, join_world, wait_for_all
 from utils.errors import ConfigError, UserError
@@ -173,7 +173,7 @@ def _unfinished(config: Config, run_id: str | None) -> tuple[Path | None, list[s
     continued."""
     left_out: list[str] = []
     for folder in run_folders(Path(config.trainer.save_dir), config.name):
-        if run_id not in (None, folder.name) or (run_id is None and _is_of_another_config(folder, config)):
+        if _is_of_another_config(folder, config) if run_id is None else folder.name != run_id:
             continue
         try:
             state, used, _ = load_newest(folder / "checkpoints" / "last.pth")
@@ -192,9 +192,8 @@ def _unfinished(config: Config, run_id: str | None) -> tuple[Path | None, list[s
 
 def _is_of_another_config(folder: Path, config: Config) -> bool:
     """Known from the run's config.json, for checkpoints are large; False where that cannot be read."""
-    file = folder / "config.json"
     try:
-        stored = config_from_dict(json.loads(file.read_text(encoding="utf-8")), str(file))
+        stored = read_run_config(folder)
     except (OSError, ValueError, ConfigError):
         return False
     return bool(forbidden(differences(stored, adopt(config, stored))))

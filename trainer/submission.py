@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from data_loader.cache import open_images
 from data_loader.readers.mask_faces import eval_files
 from report.evaluation import HeadPrediction
 from report.submission import joint_answers, write_submission
+from trainer.build import open_files
 from trainer.ensemble import Ensemble
-from trainer.evaluate import Loaded, load_for_evaluation
+from trainer.evaluate import Loaded, load_ensemble
 from trainer.predict_files import head_predictions
 from utils.errors import UserError
 
@@ -29,8 +29,7 @@ def submit(
 
     The images are those beside the training data of the first checkpoint's config (`-s dataset.args.root=…` to move).
     """
-    fixed = ensemble.fitted is not None
-    checkpoints = [load_for_evaluation(path, device, config_file, overrides, fixed) for path in ensemble.paths]
+    checkpoints = list(load_ensemble(ensemble, device, config_file, overrides))
     data_sets = [part for _, part in checkpoints[0].config.data_sets]
     data = next((part for part in data_sets if part.type == "MaskFaces"), data_sets[0])
     root = data.args.get("root")
@@ -39,9 +38,7 @@ def submit(
     info, files = eval_files(root)
 
     def predictions(loaded: Loaded) -> list[HeadPrediction]:
-        folder = Path(loaded.config.trainer.save_dir) / ".cache"
-        views, mode = loaded.config.views, loaded.config.data_loader.cache
-        images = open_images(files, views.shape, mode, folder, tell, views.crop_shape)
+        images = open_files(loaded.config, files, tell)
         return head_predictions(loaded, images, len(files), device, ensemble.views)
 
     answers = joint_answers(ensemble.answer([predictions(loaded) for loaded in checkpoints]))

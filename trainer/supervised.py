@@ -66,10 +66,6 @@ class SupervisedTrainer(BaseTrainer):
         )
         return functools.reduce(torch.add, of_heads)
 
-    def learns(self, head: str) -> bool:
-        """Whether the head has a weight above 0."""
-        return self.parts.losses[head][1] > 0
-
     def weighted(self, head: str, loss: Tensor) -> Tensor:
         """`loss` times the head's weight (`loss.HEAD.weight`)."""
         weight = self.parts.losses[head][1]

@@ -10,7 +10,7 @@ import pandas as pd
 from data_loader.joint import PARTS
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import read_frames
-from report.page.gallery import thumbnail
+from report.page.gallery import Thumb, thumb
 from report.page.suspects_page import Card, SuspectsPage, render_suspects_page
 from report.suspects import Suspect, apart, by_group, find_suspects, read_predictions
 from utils.config import Config
@@ -111,7 +111,6 @@ class _Data:
             "p_label": suspect.p_label, "p_predicted": suspect.p_predicted,
         }  # fmt: skip
 
-    def picture(self, path: str) -> tuple[str, str | None, str]:
+    def picture(self, path: str) -> Thumb:
         frame, row = self._of(path)
-        file = frame.file(str(frame.rows["path"].iloc[row])).absolute()
-        return path, thumbnail(file), file.as_uri()
+        return thumb(path, frame.file(str(frame.rows["path"].iloc[row])))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from report.page.gallery import Thumb
 from report.page.page import templates
 
 _WIDTH, _HEIGHT, _FOOT = 720.0, 200.0, 22.0
@@ -13,12 +14,12 @@ _WIDTH, _HEIGHT, _FOOT = 720.0, 200.0, 22.0
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures of one class; each (path, data URI or None, URI of the file). count: images of the class in all."""
+    """Pictures of one class; count: images of the class in all."""
 
     attribute: str
     name: str
     count: int
-    pictures: Sequence[tuple[str, str | None, str]]
+    pictures: Sequence[Thumb]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ LEAST_PER_CELL = 6
 MOST_PICTURES = 360
 SIDE = 128
 
+Thumb = tuple[str, str | None, str]
+"""(path, data URI or None where the file is missing or no image, URI of the file)."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -85,6 +88,12 @@ def _file(path: str, root: Path | Mapping[str, Path]) -> Path:
         return Path(root).absolute() / path
     name, _, inner = path.partition("/")
     return root[name].absolute() / inner
+
+
+def thumb(path: str, file: Path) -> Thumb:
+    """What a page shows of the image `path`."""
+    file = file.absolute()
+    return path, thumbnail(file), file.as_uri()
 
 
 def thumbnail(file: Path) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from report.page.gallery import Thumb
 from report.page.page import templates
 
 
 @dataclass(frozen=True)
 class Card:
-    """One suspect label; number: of its row in the table. Each picture is (path, data URI or None, URI of the file)."""
+    """One suspect label; number: of its row in the table."""
 
     number: int
     path: str
@@ -18,7 +19,7 @@ class Card:
     predicted: str
     p_label: float
     p_predicted: float
-    pictures: Sequence[tuple[str, str | None, str]]
+    pictures: Sequence[Thumb]
 
 
 @dataclass(frozen=True)

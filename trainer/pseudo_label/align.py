@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.pseudo_label.running_mean import RunningMean
+from trainer.pseudo_label.running_mean import RunningMean, kept_share
 from trainer.pseudo_label.weak_batch import Labeled
 
 _EPSILON = 1e-6
@@ -74,8 +74,9 @@ class prior(nn.Module):
         """probs [U, C] of the unlabeled rows -> aligned [U, C]; progress: share of the run that is done, in [0, 1]."""
         self.move_target(labeled, progress)
         mean = probs.mean(dim=0)
-        keep = (self.updates / (self.updates + 1)).clamp(max=self.momentum)
-        if not self.bias_correction:
+        if self.bias_correction:
+            keep = kept_share(self.updates, self.momentum)
+        else:
             keep = torch.where(self.updates == 0, 0.0, self.momentum)
         self.running.copy_(keep * self.running + (1 - keep) * mean)
         self.updates += 1

@@ -6,11 +6,16 @@ import torch
 from torch import Tensor, nn
 
 
+def kept_share(updates: Tensor, momentum: float) -> Tensor:
+    """k at update n (from 0) of a mean that is plain at first: min(momentum, n / (n + 1))."""
+    return (updates / (updates + 1)).clamp(max=momentum)
+
+
 class RunningMean(nn.Module):
     """m ← k·m + (1 − k)·new, k = momentum.
 
-    start: the value before the first update. bias_correction: k at update n (from 0) is min(momentum, n / (n + 1)), a
-    plain mean of the first 1 / (1 − momentum) values, so `start` leaves no trace; else `start` fades with momentum^n,
+    start: the value before the first update. bias_correction: k is `kept_share`, a plain mean of the first
+    1 / (1 − momentum) values, so `start` leaves no trace; else `start` fades with momentum^n,
     as in most published code, which a run of a few hundred steps never gets rid of at 0.999. each: every entry has
     updates of its own.
     """
@@ -27,7 +32,7 @@ class RunningMean(nn.Module):
 
     def forward(self, new: Tensor, valid: Tensor | bool = True) -> Tensor:
         """Take `new` in where `valid` (of all entries, or of `each`) is true, and return the mean."""
-        keep = (self.updates / (self.updates + 1)).clamp(max=self.momentum) if self.bias_correction else self.momentum
+        keep = kept_share(self.updates, self.momentum) if self.bias_correction else self.momentum
         valid = torch.as_tensor(valid, device=self.value.device)
         self.value.copy_(torch.where(valid, keep * self.value + (1 - keep) * new, self.value))
         self.updates += valid

@@ -6,7 +6,7 @@
 
 from utils.config.catalogue import build_schema, catalogue_problems, load_catalogue, schema_text
 from utils.config.components import Kind, Nested, config_problems
-from utils.config.load import apply_overrides, config_from_dict, differences, is_about, load_config
+from utils.config.load import apply_overrides, config_from_dict, differences, is_about, load_config, read_run_config
 from utils.config.schema import Component, Config
 from utils.config.where import says_where
 
@@ -24,6 +24,7 @@ __all__ = [
     "is_about",
     "load_catalogue",
     "load_config",
+    "read_run_config",
     "says_where",
     "schema_text",
 ]

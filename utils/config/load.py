@@ -33,6 +33,13 @@ def config_from_dict(tree: Mapping[str, Any], source: str, *, catalogue: Path | 
     return _checked(Layer(given, {(): source}), (), catalogue)
 
 
+def read_run_config(run_dir: Path) -> Config:
+    """The resolved config that a run keeps in its folder. Raises OSError, ValueError or ConfigError where it cannot be
+    read, is no JSON, or is of a version with other keys."""
+    file = run_dir / "config.json"
+    return config_from_dict(json.loads(file.read_text(encoding="utf-8")), str(file))
+
+
 def apply_overrides(
     config: Config,
     overrides: Sequence[str],
