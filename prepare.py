@@ -1,15 +1,15 @@
-"""Prepare data: python prepare.py COMMAND (each with --help)."""
+"""Prepare data, and look at what runs came to: python prepare.py COMMAND (each with --help)."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import time
 from pathlib import Path
 
-from utils.command import exit_codes
+from utils.arguments import add_config, config_of, workers_of
+from utils.command import counter, exit_codes
 from utils.errors import UserError
 from utils.files import check_output
 
@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prepare.py", description="Prepare data for training.")
+    parser = argparse.ArgumentParser(
+        prog="prepare.py", description="Prepare data for training, and look at what runs came to."
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         _add_demo,
@@ -41,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_corrections,
         _add_suspects,
         _add_cache,
+        _add_runs,
+        _add_submissions,
     ):
         add(commands)
     return parser
@@ -71,7 +75,7 @@ def run_demo(args: argparse.Namespace) -> None:
     if args.processes is not None and args.processes < 1:
         raise UserError(f"--processes {args.processes}: expected at least 1")
     settings = DemoSettings(count=args.count, size=args.size, seed=args.seed, persons=args.persons)
-    if write_demo(args.out, settings, args.processes, args.force, _progress("drawing")):
+    if write_demo(args.out, settings, args.processes, args.force, counter("drawing")):
         print(f"{args.out}: {args.count} generated faces, seed {args.seed}, {time.monotonic() - start:.0f} s")
     else:
         print(f"{args.out}: already there with the same settings")
@@ -84,19 +88,19 @@ def _add_explore(commands: Commands) -> None:
         description="Counts of classes and ages, sizes and damage of images, identical files, the split and pictures "
         "of each class, as OUT/index.html and OUT/explore.json.",
     )
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for index.html and explore.json")
     parser.add_argument("--workers", type=int, default=None, help="images at once; default: one per core")
     parser.set_defaults(run=run_explore)
 
 
 def run_explore(args: argparse.Namespace) -> None:
-    config, workers = _config(args), _workers(args)
+    config, workers = config_of(args), workers_of(args)
     check_output(args.out, "--out", folder=True)
 
     from trainer.explore import explore
 
-    check = explore(config, args.out, workers, _progress("reading"))
+    check = explore(config, args.out, workers, counter("reading"))
     for problem in check["problems"]:
         print(f"problem: {problem}")
     print(f"{args.out / 'index.html'}: {check['images']:,} images, {len(check['problems']):,} problems")
@@ -141,7 +145,7 @@ def run_crops(args: argparse.Namespace) -> None:
     YuNet(args.detector, args.score)  # a wrong file is said before anything is written
     settings = replace(settings, detector=sha256_of(args.detector))
     open_detector = partial(YuNet, args.detector, args.score)
-    cropped = crop_folder(args.root, args.out, settings, open_detector, _workers(args), _progress("looking for faces"))
+    cropped = crop_folder(args.root, args.out, settings, open_detector, workers_of(args), counter("looking for faces"))
     print(f"{args.out}: {cropped}")
     if cropped.beyond > 0.2:
         print(
@@ -181,7 +185,7 @@ def run_males(args: argparse.Namespace) -> None:
         raise UserError("--head, --classes and --threshold are about a classifier; name it with --checkpoint")
     if args.checkpoint is not None:
         classifier = open_classifier(args.checkpoint, args.head, args.classes, choose_device(args.device))
-    males = find_males(args.root, args.attribute, classifier, args.threshold, _progress("classifying"))
+    males = find_males(args.root, args.attribute, classifier, args.threshold, counter("classifying"))
     table = males.table if args.label_frame is None else with_hand_labels(males.table, args.root, args.label_frame)
     print("\n".join(write_males(args.out, males, table)))
 
@@ -193,7 +197,7 @@ def _add_statistics(commands: Commands) -> None:
         description="Over all pixels of all training images of a config, labeled or not, resized to views.size; prints "
         "the value of views.normalize.",
     )
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument("--full-size", action="store_true", help="of the images as they are, not resized")
     parser.add_argument("--workers", type=int, default=None, help="images at once; default: one per core")
     parser.set_defaults(run=run_statistics)
@@ -202,7 +206,7 @@ def _add_statistics(commands: Commands) -> None:
 def run_statistics(args: argparse.Namespace) -> None:
     import json
 
-    config = _config(args)
+    config = config_of(args)
 
     from data_loader.prepare_labels import prepare_labels
     from data_loader.statistics import pixel_statistics
@@ -211,7 +215,7 @@ def run_statistics(args: argparse.Namespace) -> None:
     files = [labels.frame.file(path) for path in labels.frame.rows["path"][labels.split == "train"]]
     size, folder = None if args.full_size else config.views.shape, Path(config.trainer.save_dir) / ".cache"
     crop = None if args.full_size else config.views.crop_shape
-    found = pixel_statistics(files, size, folder, _workers(args), _progress("reading"), crop)
+    found = pixel_statistics(files, size, folder, workers_of(args), counter("reading"), crop)
     how = "as they are" if size is None else f"resized to {size[0]} x {size[1]}"
     print(f"{len(files):,} training images, {how}: {found.pixels:,} pixels")
     print(f'"normalize": {json.dumps(found.option())}')
@@ -224,13 +228,13 @@ def _add_corrections(commands: Commands) -> None:
         description="Say what becomes of each row of a corrections file. Writes nothing; exit code 2 if a row matches "
         "no image, contradicts the data or another row, or is unclear.",
     )
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument("file", nargs="?", help="the CSV; without it the config's labels.corrections")
     parser.set_defaults(run=run_corrections)
 
 
 def run_corrections(args: argparse.Namespace) -> None:
-    config = _config(args)
+    config = config_of(args)
     file = args.file or config.labels.corrections
     if file is None:
         raise UserError(f"{args.config}: labels.corrections is null; name the file: prepare.py corrections -c … FILE")
@@ -253,7 +257,7 @@ def _add_duplicates(commands: Commands) -> None:
         description="Find images of a config's data that are the same file or look the same, and write them as a CSV: "
         "path, group (with its duplicates), kind, duplicate_of, labels_agree.",
     )
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument("--kind", choices=("exact", "near"), default="near", help="near (the default) includes exact")
     parser.add_argument("--out", type=Path, default=Path("duplicates.csv"), help="the CSV to write")
     parser.set_defaults(run=run_duplicates)
@@ -261,7 +265,7 @@ def _add_duplicates(commands: Commands) -> None:
 
 def run_duplicates(args: argparse.Namespace) -> None:
     args.set.append("labels.duplicates=null")
-    config = _config(args)
+    config = config_of(args)
     check_output(args.out, "--out")
 
     from data_loader.duplicates import describe, duplicates
@@ -283,7 +287,7 @@ def _add_suspects(commands: Commands) -> None:
         "train.py --folds, or a report's predictions.csv. Writes OUT/suspects.csv, a corrections file whose column "
         "'to' is for you, and OUT/index.html with the pictures.",
     )
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument("predictions", type=Path, help="oof.csv or predictions.csv")
     parser.add_argument("--out", type=Path, default=Path("suspects"), help="the folder to write to")
     parser.add_argument("--most", type=int, default=200, help="how many are listed, the surest first")
@@ -293,7 +297,7 @@ def _add_suspects(commands: Commands) -> None:
 def run_suspects(args: argparse.Namespace) -> None:
     if args.most < 1:
         raise UserError(f"--most {args.most}: expected at least 1")
-    config = _config(args)
+    config = config_of(args)
     check_output(args.out, "--out", folder=True)
 
     from trainer.suspects import list_suspects
@@ -308,50 +312,74 @@ def _add_cache(commands: Commands) -> None:
         description="Decode the images of a config to views.size and keep them where its training will look for them "
         "(SAVE_DIR/.cache). What is there already is not decoded again.",
     )
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument("--clear", action="store_true", help="instead remove all decoded images that no process uses")
     parser.set_defaults(run=run_cache)
 
 
 def run_cache(args: argparse.Namespace) -> None:
-    config = _config(args)
+    config = config_of(args)
 
     from trainer.prepare_cache import clear_cache, fill_cache
 
     print("\n".join(clear_cache(config) if args.clear else [fill_cache(config)]))
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-c", "--config", type=Path, required=True, help="the config whose data is meant")
-    parser.add_argument(
-        "-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="set one key of the config"
+def _add_runs(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "runs",
+        help="compare runs: what was changed, and what they scored",
+        description="A line per run, the best first: state, score of its best and its last epoch, and the keys in "
+        "which its config differs from another run's. Runs that differ in the seed only are averaged, and compared "
+        "seed by seed.",
     )
+    parser.add_argument(
+        "folders", nargs="*", type=Path, help="runs, folders of runs, or all of SAVE_DIR; default: saved"
+    )
+    parser.add_argument(
+        "--metric", help="such as valid/age/macro_f1; default: what the runs choose their best epoch by"
+    )
+    parser.add_argument("--against", type=Path, metavar="RUN", help="tell changes from this run; default: the oldest")
+    parser.add_argument("--out", type=Path, help="also write a CSV, with a column for each key that differs")
+    parser.set_defaults(run=run_runs)
 
 
-def _config(args: argparse.Namespace):
-    from utils.config import load_config
+def run_runs(args: argparse.Namespace) -> None:
+    if args.out is not None:
+        check_output(args.out, "--out")
 
-    return load_config(args.config, args.set)
+    from report.run_table import compare_runs
 
-
-def _workers(args: argparse.Namespace) -> int:
-    if args.workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if args.workers < 1:
-        raise UserError(f"--workers {args.workers}: expected at least 1")
-    return int(args.workers)
+    print(compare_runs(args.folders or [Path("saved")], args.metric, args.against, args.out))
 
 
-def _progress(doing: str):
-    """A counter (done, total) on a terminal, ten lines elsewhere."""
+def _add_submissions(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "submissions",
+        help="list what was submitted, and keep what the leaderboard said",
+        description="Without FILE, list the submissions that test.py --submission wrote, with the scores of their "
+        "models on their validation images and on the leaderboard. With FILE, keep its scores.",
+    )
+    parser.add_argument("file", nargs="?", type=Path, help="a submission, known by its content")
+    parser.add_argument("--public", type=float, metavar="F1", help="its score on the public leaderboard, 0 to 1")
+    parser.add_argument("--private", type=float, metavar="F1", help="on the private one")
+    parser.add_argument("--note", help="a remark to keep with it")
+    parser.add_argument("--saved", type=Path, default=Path("saved"), metavar="DIR", help="SAVE_DIR of the models")
+    parser.set_defaults(run=run_submissions)
 
-    def show(done: int, total: int) -> None:
-        if sys.stdout.isatty():
-            print(f"\r{doing} {done:,}/{total:,}", end="\n" if done == total else "", flush=True)
-        elif done == total or done % max(1, total // 10) == 0:
-            print(f"{doing} {done:,}/{total:,}", flush=True)
 
-    return show
+def run_submissions(args: argparse.Namespace) -> None:
+    given = (args.public, args.private, args.note)
+    if args.file is None and given != (None, None, None):
+        raise UserError("--public, --private and --note are about a submission; name its file")
+    if args.file is not None and given == (None, None, None):
+        raise UserError(f"{args.file}: what did it score? give --public, --private or --note")
+
+    from report.submissions import add_scores, format_ledger, read_ledger
+
+    if args.file is not None:
+        add_scores(args.saved, args.file, *given)
+    print(format_ledger(read_ledger(args.saved)))
 
 
 def _stop(number: int, _frame: object) -> None:

@@ -161,6 +161,7 @@ def test_a_checkpoint_of_a_run_decides_by_all_its_male_classes(celeba: Path, tmp
         "normalization": [[0.5] * 3, [0.25] * 3],
         "data": {},
         "run": "tiny/1",
+        "epoch": 1,
     }
     save_checkpoint(tmp_path / "run" / "checkpoints" / "last.pth", content)
     command = ["prepare.py", "males", "--root", str(celeba), "--out", str(tmp_path / "men.csv"), "-d", "cpu"]

@@ -14,6 +14,7 @@ from data_loader.joint import GENDER, MASK, joint_label, joint_names
 from report.calibration_file import Calibration, FittedHead, FittedOn, write_calibration
 from report.evaluation import HeadPrediction
 from report.submission import joint_answers, write_submission
+from report.submissions import read_ledger
 from report.vote import combine
 from tests.test_mask_faces import TABLES, refused
 from trainer.ensemble import Ensemble
@@ -175,16 +176,23 @@ def test_command_predicts_the_evaluation_images_in_order(tmp_path: Path, in_proc
         "test",
     )
     classes = {"mask": MASK, "gender": GENDER, "age": AGE}
+    run_dir = tmp_path / "saved" / "three" / "1"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "metrics.csv").write_text("epoch,step,valid/joint/macro_f1\n1,9,0.5\n2,18,0.75\n")
 
     def load(path: Path, *_: object) -> Loaded:
         offsets = {head: torch.zeros(len(names)) for head, names in classes.items()}
-        return Loaded(path, config, ColourReader(), classes, [[0.0] * 3, [1.0] * 3], offsets, {}, tmp_path)
+        return Loaded(path, config, ColourReader(), classes, [[0.0] * 3, [1.0] * 3], offsets, {}, run_dir, "three/1", 2)
 
     monkeypatch.setattr("trainer.evaluate.load_for_evaluation", load)
     out = tmp_path / "submission.csv"
     done = in_process("test.py", "--resume", "a.pth", "b.pth", "-d", "cpu", "--tta", "hflip", "--submission", str(out))
     assert done.code == 0 and "18 images" in done.out and "18 of 18 answers" in done.out, done.err
     assert out.read_text() == "ImageID,ans\n" + "".join(f"{name},{label}\n" for name, label in labels.items())
+    assert f"submissions {out} --saved {tmp_path / 'saved'} --public SCORE" in done.out
+    (entry,) = read_ledger(tmp_path / "saved")
+    assert (entry.runs, entry.how, entry.metric) == ("three/1", "soft vote, tta hflip", "valid/joint/macro_f1")
+    assert (entry.checkpoints, entry.file, float(entry.valid)) == ("a.pth;b.pth", str(out), 0.75)
     # A calibration that calls everybody's mask 'normal' shows that the submission goes by it.
     files = [tmp_path / name for name in ("a.pth", "b.pth")]
     for file in files:
@@ -198,8 +206,10 @@ def test_command_predicts_the_evaluation_images_in_order(tmp_path: Path, in_proc
     )
     write_calibration(tmp_path / "calibration.json", calibration)
     given = ("--submission", str(out), "--calibration", str(tmp_path / "calibration.json"), "-d", "cpu")
+    (tmp_path / "saved" / "submissions.csv").write_text("damaged\n")
     done = in_process("test.py", "--resume", *map(str, files), *given)
-    assert done.code == 0, done.err
+    assert done.code == 0 and "submissions.csv: has no column 'time'" in done.out, done.err
+    assert (tmp_path / "saved" / "submissions.csv").read_text() == "damaged\n"
     assert out.read_text() == "ImageID,ans\n" + "".join(f"{name},{12 + label % 6}\n" for name, label in labels.items())
     done = in_process("test.py", "--resume", str(files[0]), *given)
     assert done.code == 2 and "fitted for other checkpoints" in done.err

@@ -48,6 +48,8 @@ class Loaded:
     offsets: dict[str, torch.Tensor]
     data: dict[str, Any]
     run_dir: Path
+    run: str
+    epoch: int
 
 
 def load_for_evaluation(
@@ -85,7 +87,8 @@ def load_for_evaluation(
     offsets = {head: strength * torch.tensor(p, dtype=torch.float64, device=device) for head, p in log_prior.items()}
     run_dir = run_folder_of(path, Path(config.trainer.save_dir), state["run"]) or path.parent
     lay_out(model.to(device), torch.channels_last)
-    return Loaded(path, config, model.eval(), classes, state["normalization"], offsets, state["data"], run_dir)
+    known = (state["data"], run_dir, state["run"], state["epoch"])
+    return Loaded(path, config, model.eval(), classes, state["normalization"], offsets, *known)
 
 
 def load_ensemble(

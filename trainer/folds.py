@@ -28,7 +28,7 @@ from utils.config import Config, apply_overrides, config_from_dict, differences,
 from utils.device import choose_device
 from utils.errors import ConfigError, UserError
 from utils.files import atomic_write
-from utils.run_folder import best_checkpoint, create_run_folder, lock
+from utils.run_folder import best_checkpoint, create_run_folder, fold_folder, lock
 from utils.stop_signal import Stopped
 
 # What a run of one fold may change when it continues would leave the folds unlike one another.
@@ -58,14 +58,14 @@ def train_folds(config: Config, resume: str | None, device_name: str, run_id: st
                 at = f"fold {fold} of {folds}"
                 _train_fold(config, folder, fold, at, device_name)
             at = "out-of-fold predictions"
-            runs = [_fold_folder(folder, fold) for fold in range(1, folds + 1)]
+            runs = [fold_folder(folder, fold) for fold in range(1, folds + 1)]
             summary = predict_folds(config, folder, runs, choose_device(device_name))
             _write_json(folder, config, {"finished": True, **summary})
     except Stopped as stopped:
         said = str(stopped).partition(";")[0]
         raise Stopped(stopped.exit_code - 128, f"{at}: {said}; continue with:  {again}") from None
     except UserError:
-        if is_new and not _fold_folder(folder, 1).exists():
+        if is_new and not fold_folder(folder, 1).exists():
             shutil.rmtree(folder)
         raise
     print(f"{format_folds(summary)}\n\n{format_vote(summary['vote'])}\n")
@@ -95,10 +95,6 @@ def _stop_at_once() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _fold_folder(folder: Path, fold: int) -> Path:
-    return folder.with_name(f"{folder.name}-fold{fold}")
 
 
 def _open_folder(config: Config, resume: str | None, run_id: str | None) -> tuple[Path, bool]:
@@ -162,7 +158,7 @@ def _compare(file: Path, config: Config) -> tuple[dict[str, Any], list[str]]:
 
 def _train_fold(config: Config, folder: Path, fold: int, name: str, device_name: str) -> None:
     """One run with a model, optimizer and random state of its own: new, continued, or found finished."""
-    run_dir = _fold_folder(folder, fold)
+    run_dir = fold_folder(folder, fold)
     last, resume = run_dir / "checkpoints" / "last.pth", None
     if last.exists():
         if load_newest(last)[0]["finished"]:
@@ -173,7 +169,7 @@ def _train_fold(config: Config, folder: Path, fold: int, name: str, device_name:
         shutil.rmtree(run_dir)  # killed before its first checkpoint: nothing to continue from
     print(f"{name}: {'continuing' if resume else 'training'}", flush=True)
     of_fold = apply_overrides(config, [f"split.fold={fold}"])
-    first = _fold_folder(folder, 1)
+    first = fold_folder(folder, 1)
     if fold > 1 and (first / "config.json").exists():
         of_fold = adopt(of_fold, read_run_config(first))
     trainer = session.train(of_fold, None, [], resume, device_name, run_dir.name)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from data_loader.readers.mask_faces import eval_files
 from report.evaluation import HeadPrediction
+from report.runs import read_epochs, score_of
 from report.submission import joint_answers, write_submission
+from report.submissions import record
 from trainer.build import open_files
 from trainer.ensemble import Ensemble
 from trainer.evaluate import Loaded, load_ensemble
 from trainer.predict_files import head_predictions
 from utils.errors import UserError
+from utils.joint import JOINT
+from utils.run_folder import is_run_folder
+
+METRIC = f"valid/{JOINT}/macro_f1"  # what the competition ranks by
 
 
 def submit(
@@ -45,3 +53,26 @@ def submit(
     counts = write_submission(info, dict(zip((file.name for file in files), answers.tolist())), out)
     given = sum(count > 0 for count in counts)
     tell(f"{out}: {len(files):,} images of {info}; {given} of {len(counts)} answers are given")
+    tell(_enter(ensemble, checkpoints, out))
+
+
+def _enter(ensemble: Ensemble, checkpoints: Sequence[Loaded], out: Path) -> str:
+    """Enter a submission in the ledger of the first checkpoint's SAVE_DIR; returns a line about it."""
+    first = checkpoints[0]
+    folder = first.run_dir.resolve().parents[1] if is_run_folder(first.run_dir) else first.path.parent
+    runs = list(dict.fromkeys(loaded.run for loaded in checkpoints))
+    how = [f"{ensemble.vote} vote"] if len(checkpoints) > 1 else []
+    how += [f"weights {' '.join(f'{weight:g}' for weight in ensemble.weights)}"] if ensemble.weights else []
+    how += [f"tta {' '.join(ensemble.tta)}"] if ensemble.tta else []
+    how += [f"calibration {ensemble.calibration}"] if ensemble.calibration else []
+    try:
+        scores = [score_of(read_epochs(loaded.run_dir), METRIC, loaded.epoch) for loaded in checkpoints]
+        valid = sum(scores) / len(scores)
+        own = None if math.isnan(valid) else (METRIC, valid)
+        ledger = record(folder, out, [loaded.path for loaded in checkpoints], runs, ", ".join(how), own)
+    except (OSError, UserError) as error:  # the submission is there and is what counts
+        return f"note: it was not entered in the list of submissions: {error}"
+    command = ["python", "prepare.py", "submissions", str(out), "--public"]
+    if ledger.resolve() != (Path("saved") / ledger.name).resolve():
+        command[4:4] = ["--saved", str(folder)]
+    return f"entered in {ledger}; keep what the leaderboard says:  {shlex.join(command)} SCORE"

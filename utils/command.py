@@ -1,11 +1,11 @@
-"""How every command ends: exit codes, and one clear message instead of a traceback."""
+"""How every command ends (exit codes, one clear message instead of a traceback) and shows that it goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from utils.errors import ConfigError, UserError
@@ -42,6 +42,18 @@ def exit_codes() -> Iterator[None]:
         if str(error):
             print(error, file=sys.stderr)
         sys.exit(code)
+
+
+def counter(doing: str) -> Callable[[int, int], None]:
+    """A counter (done, total) on a terminal, ten lines elsewhere."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stdout.isatty():
+            print(f"\r{doing} {done:,}/{total:,}", end="\n" if done == total else "", flush=True)
+        elif done == total or done % max(1, total // 10) == 0:
+            print(f"{doing} {done:,}/{total:,}", flush=True)
+
+    return show
 
 
 def _too_large(error: BaseException) -> NoReturn:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from utils.errors import UserError
+from utils.file_lock import try_lock
 
 try:
     import fcntl
@@ -78,6 +79,20 @@ def lock(run_dir: Path, busy: str = "this run is being trained") -> None:
     file.write(str(os.getpid()))
     file.flush()
     _held[run_dir] = file
+
+
+def is_being_trained(run_dir: Path) -> bool:
+    """Whether another process holds the folder."""
+    try:
+        with (run_dir / ".lock").open("rb") as file:
+            return not try_lock(file.fileno(), shared=True)
+    except OSError:
+        return False
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    """The run of one fold, beside the folder of what the folds say together."""
+    return folder.with_name(f"{folder.name}-fold{fold}")
 
 
 def is_run_folder(path: Path) -> bool:

@@ -6,11 +6,23 @@
 
 from utils.config.catalogue import build_schema, catalogue_problems, load_catalogue, schema_text
 from utils.config.components import Kind, Nested, config_problems
-from utils.config.load import apply_overrides, config_from_dict, differences, is_about, load_config, read_run_config
+from utils.config.load import (
+    ABSENT,
+    Change,
+    apply_overrides,
+    config_from_dict,
+    differences,
+    is_about,
+    load_config,
+    read_run_config,
+    tree_changes,
+)
 from utils.config.schema import Component, Config
 from utils.config.where import says_where
 
 __all__ = [
+    "ABSENT",
+    "Change",
     "Component",
     "Config",
     "Kind",
@@ -27,4 +39,5 @@ __all__ = [
     "read_run_config",
     "says_where",
     "schema_text",
+    "tree_changes",
 ]

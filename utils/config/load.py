@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def apply_overrides(
 
 def differences(a: Config, b: Config) -> list[str]:
     """What changes from a to b: `optimizer.args.lr: 0.001 -> 0.05`."""
-    return list(_changes(a.to_dict(), b.to_dict(), ()))
+    return [str(change) for change in tree_changes(a.to_dict(), b.to_dict())]
 
 
 def is_about(change: str, of: Iterable[str]) -> bool:
@@ -63,23 +64,36 @@ def is_about(change: str, of: Iterable[str]) -> bool:
     return any(changed == key or changed.startswith(f"{key}.") for key in of)
 
 
-def _changes(a: Any, b: Any, key: Key) -> Iterator[str]:
+@dataclass(frozen=True)
+class Change:
+    """key: as after -s; before, after: JSON, or `(absent)`."""
+
+    key: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before} -> {self.after}"
+
+
+def tree_changes(a: Any, b: Any, key: Key = ()) -> Iterator[Change]:
+    """What changes from one config to another, both as plain values, which may be of other versions."""
     if isinstance(a, dict) and isinstance(b, dict):
         for name in a | b:
-            yield from _changes(a.get(name, _ABSENT), b.get(name, _ABSENT), (*key, name))
+            yield from tree_changes(a.get(name, _ABSENT), b.get(name, _ABSENT), (*key, name))
     elif _are_objects(a) and _are_objects(b) and len(a) == len(b):
         for number, (one, other) in enumerate(zip(a, b)):
-            yield from _changes(one, other, (*key, number))
+            yield from tree_changes(one, other, (*key, number))
     elif a is _ABSENT or b is _ABSENT or json.dumps(a) != json.dumps(b):
-        before, after = ("(absent)" if x is _ABSENT else json.dumps(x, ensure_ascii=False) for x in (a, b))
-        yield f"{dotted(key)}: {before} -> {after}"
+        before, after = (ABSENT if x is _ABSENT else json.dumps(x, ensure_ascii=False) for x in (a, b))
+        yield Change(dotted(key), before, after)
 
 
 def _are_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
-_ABSENT = object()
+ABSENT, _ABSENT = "(absent)", object()
 
 
 def _checked(base: Layer, overrides: Sequence[str], catalogue: Path | None) -> Config:
