@@ -55,6 +55,11 @@ def parse_arguments() -> argparse.Namespace:
         help="apply a calibration.json that --fit wrote for these checkpoints",
     )
     parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="pictures of what speaks for the predictions (Grad-CAM) in the report; for one checkpoint",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the report's folder (default: report/ in the run's folder)"
     )
     parser.add_argument(
@@ -83,14 +88,14 @@ def main() -> None:
         ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta, arguments.calibration)
         given = (ensemble, choose_device(arguments.device), arguments.config, arguments.set)
         if arguments.submission is not None:
-            for option in ("split", "out", "near_years", "fit"):
-                if getattr(arguments, option) not in (None, []):
+            for option in ("split", "out", "near_years", "fit", "explain"):
+                if getattr(arguments, option) not in (None, [], False):
                     name = f"--{option.replace('_', '-')}"
                     raise UserError(f"{name}: a submission is not scored, and is one file; leave it out")
             submit(*given, arguments.submission)
             return
         metrics, out, notes = test_checkpoints(
-            *given, arguments.split or "valid", arguments.out, arguments.near_years, arguments.fit
+            *given, arguments.split or "valid", arguments.out, arguments.near_years, arguments.fit, arguments.explain
         )
         for note in notes:
             print(f"note: {note}")

@@ -22,7 +22,7 @@ from report.evaluation import (
     joint_head,
     reliability,
 )
-from report.page.gallery import error_cells, unsure_right
+from report.page.gallery import Explain, error_cells, unsure_right
 from report.page.page import Page, Section, render
 from report.pseudo_labels import PseudoLabelSection, pseudo_label_section
 from utils.errors import UserError
@@ -44,13 +44,15 @@ def write_report(
     ages: Ages | None = None,
     calibration: Mapping[str, Any] | None = None,
     cross_fitted: Sequence[HeadPrediction] = (),
+    explain: Explain | None = None,
 ) -> dict[str, Any]:
     """Write all files into out_dir (made if needed) and return the content of metrics.json.
 
     rows: N rows in the order of the predictions, columns path (relative to root; where there are several, NAME/… to
-    root[NAME]), group, split. metrics_csv: the run's table of epochs; without it, or if it is not there, the page has
-    no training curves. ages: in years, where they are known. calibration: what was fitted or applied; cross_fitted:
-    heads for a second reliability diagram. A head without labels is not scored but its predictions are kept.
+    root[NAME]), group, split. metrics_csv: the run's table of epochs; without it, or if it is not there, the page
+    has no training curves. ages: in years, where they are known. calibration: what was fitted or applied;
+    cross_fitted: heads for a second reliability diagram. explain: draws what speaks for a prediction. A head
+    without labels is not scored but its predictions are kept.
     Raises UserError if no head has a labeled image.
     """
     if any(len(head.labels) != len(rows) for head in heads):
@@ -84,7 +86,9 @@ def write_report(
     atomic_write(out_dir / "predictions.csv", table)
     slugs = _slugs([head.name for head in shown])
     redone = {head.name: head for head in cross_fitted}
-    sections = [_section(out_dir, head, results[head.name], slugs[head.name], rows["path"], root) for head in scored]
+    sections = [
+        _section(out_dir, head, results[head.name], slugs[head.name], rows["path"], root, explain) for head in scored
+    ]
     sections = [replace(s, cross_fitted=_cross_fitted(out_dir, redone.get(s.name), s.slug)) for s in sections]
     if joint:
         sections.append(_section(out_dir, joint, results["joint"], slugs["joint"]))
@@ -128,6 +132,7 @@ def _section(
     slug: str,
     paths: pd.Series | None = None,
     root: Path | Mapping[str, Path] | None = None,
+    explain: Explain | None = None,
 ) -> Section:
     """The head's PNGs on disk and its part of the page; without paths it has no pictures."""
     png = plots.confusion_png(result["confusion"], head.classes, f"{head.name}: macro F1 {result['macro_f1']:.3f}")
@@ -136,8 +141,8 @@ def _section(
     atomic_write(out_dir / f"reliability_{slug}.png", diagram)
     if paths is None or root is None:
         return Section(head.name, slug, result, diagram)
-    cells, more = error_cells(head, paths, root)
-    return Section(head.name, slug, result, diagram, cells, more, unsure_right(head, paths, root))
+    cells, more = error_cells(head, paths, root, explain)
+    return Section(head.name, slug, result, diagram, cells, more, unsure_right(head, paths, root, explain))
 
 
 def _cross_fitted(out_dir: Path, head: HeadPrediction | None, slug: str) -> bytes:

@@ -23,6 +23,7 @@ from report.writer import write_report
 from trainer.build import build_model, open_run_images
 from trainer.calibrate import calibrate, check_fit
 from trainer.ensemble import Ensemble
+from trainer.explain import Explainer
 from trainer.scored_rows import common_rows, known_ages
 from trainer.test_time_views import TestTimeView
 from utils.checkpoint import load_checkpoint
@@ -153,12 +154,16 @@ def test_checkpoints(
     out: Path | None,
     near_years: int | None = None,
     fit: Sequence[str] = (),
+    explain: bool = False,
 ) -> tuple[dict[str, Any], Path, list[str]]:
     """Score checkpoints on a split and write the report; returns metrics, the report's folder and notes.
 
-    fit: what to fit for later use (`temperature`, `thresholds`); the scores are those without it.
+    fit: what to fit for later use (`temperature`, `thresholds`); the scores are those without it. explain: with
+    pictures of what speaks for the predictions.
     """
     check_fit(fit, ensemble, split)
+    if explain and len(ensemble.paths) > 1:
+        raise UserError(f"--explain: is for one checkpoint, not for {len(ensemble.paths)}; leave it out, or test one")
     notes: list[str] = []
     models = [
         (loaded, _with_heads(loaded, labels_for_scoring(loaded, split, notes.append)))
@@ -170,6 +175,7 @@ def test_checkpoints(
     if out is None:
         out = models[0][0].run_dir / "report"
         check_output(out, "--out", folder=True)
+    explainer = _explainer(*models[0], rows[0], device) if explain else None
     predictions = [
         _predict_rows(loaded, labels, chosen, ensemble, device, notes.append)
         for (loaded, labels), chosen in zip(models, rows)
@@ -193,6 +199,7 @@ def test_checkpoints(
         ages=ages,
         calibration=calibration,
         cross_fitted=cross_fitted,
+        explain=explainer,
     )
     return metrics, out, notes
 
@@ -210,6 +217,15 @@ def _with_heads(loaded: Loaded, labels: Labels) -> Labels:
                 f"{', '.join(known.get(head, ())) or 'no such attribute'}"
             )
     return replace(labels, frame=add_attributes(labels.frame, loaded.classes))
+
+
+def _explainer(loaded: Loaded, labels: Labels, rows: np.ndarray, device: torch.device) -> Explainer:
+    data = FaceData(loaded.config, labels, open_run_images(loaded.config, labels, lambda _: None), {}, device)
+    mean, std = loaded.normalization
+    explainer = Explainer(loaded.model, Normalize(mean, std, device), data, rows)
+    for head in loaded.classes:  # what cannot be explained is said before the work
+        explainer(head, np.arange(len(rows))[:1], np.zeros(1, np.int64))
+    return explainer
 
 
 def _predict_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +20,21 @@ SIDE = 128
 
 Thumb = tuple[str, str | None, str]
 """(path, data URI or None where the file is missing or no image, URI of the file)."""
+Explain = Callable[[str, np.ndarray, np.ndarray], Sequence[np.ndarray]]
+"""(head, rows, classes) -> for each row RGB uint8 [H, W, 3]: what of the image speaks for that class."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One thumbnail; `data` is a data URI, or None where the file is missing or no image; `link` the file's URI."""
+    """One thumbnail; `data` is a data URI, or None where the file is missing or no image; `link` the file's URI;
+    `explained` a data URI of what of the image speaks for the prediction."""
 
     path: str
     data: str | None
     link: str
     confidence: float
     detail: str
+    explained: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Cell:
     pictures: list[Picture]
 
 
-def error_cells(head: HeadPrediction, paths: pd.Series, root: Path | Mapping[str, Path]) -> tuple[list[Cell], int]:
+def error_cells(
+    head: HeadPrediction, paths: pd.Series, root: Path | Mapping[str, Path], explain: Explain | None = None
+) -> tuple[list[Cell], int]:
     """The wrong cells with most images first, the most confident mistakes first in each.
 
     At most 24 pictures a cell, fewer where there are many cells, so that the page stays of a readable size. Also
@@ -59,27 +65,38 @@ def error_cells(head: HeadPrediction, paths: pd.Series, root: Path | Mapping[str
         rows = wrong[pairs == kind]
         surest = rows[np.argsort(-head.confidence[rows], kind="stable")][:most]
         true, predicted = divmod(int(kind), len(head.classes))
-        cells.append(Cell(true, predicted, int(count), _pictures(head, surest, paths, root)))
+        cells.append(Cell(true, predicted, int(count), _pictures(head, surest, paths, root, explain)))
     return cells, len(kinds) - len(order)
 
 
-def unsure_right(head: HeadPrediction, paths: pd.Series, root: Path | Mapping[str, Path]) -> list[Picture]:
+def unsure_right(
+    head: HeadPrediction, paths: pd.Series, root: Path | Mapping[str, Path], explain: Explain | None = None
+) -> list[Picture]:
     """Right predictions, least confident first."""
     right = np.flatnonzero(head.labeled & (head.predictions == head.labels))
-    return _pictures(head, right[np.argsort(head.confidence[right], kind="stable")][:MOST_PER_CELL], paths, root)
+    least = right[np.argsort(head.confidence[right], kind="stable")][:MOST_PER_CELL]
+    return _pictures(head, least, paths, root, explain)
 
 
 def _pictures(
-    head: HeadPrediction, rows: np.ndarray, paths: pd.Series, root: Path | Mapping[str, Path]
+    head: HeadPrediction,
+    rows: np.ndarray,
+    paths: pd.Series,
+    root: Path | Mapping[str, Path],
+    explain: Explain | None,
 ) -> list[Picture]:
     pictures = []
-    for row in rows:
+    shown: Sequence[np.ndarray | None] = [None] * len(rows)
+    if explain is not None and len(rows):
+        shown = explain(head.name, rows, head.predictions[rows])
+    for row, explained in zip(rows, shown):
         path = str(paths.iloc[row])
         probs = head.probs[row]
         top = np.argsort(-probs, kind="stable")[:3]
         detail = "\n".join([path, *(f"{head.classes[i]}: {probs[i]:.3f}" for i in top)])
         file = _file(path, root)
-        pictures.append(Picture(path, thumbnail(file), file.as_uri(), float(head.confidence[row]), detail))
+        seen = None if explained is None else _data_uri(_small(cv2.cvtColor(explained, cv2.COLOR_RGB2BGR)))
+        pictures.append(Picture(path, thumbnail(file), file.as_uri(), float(head.confidence[row]), detail, seen))
     return pictures
 
 
@@ -103,12 +120,19 @@ def thumbnail(file: Path) -> str | None:
     except OSError:
         return None
     image = _decode(data)
-    if image is None:
-        return None
+    return None if image is None else _data_uri(_small(image))
+
+
+def _small(image: np.ndarray) -> np.ndarray:
     scale = SIDE / max(image.shape[:2])
     if scale < 1:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image
+
+
+def _data_uri(image: np.ndarray) -> str:
+    """image: BGR uint8 [H, W, 3]."""
     _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
 

@@ -51,6 +51,16 @@ class Page:
     errors: Sequence[str] = ()
     pseudo_labels: Sequence[PseudoLabelSection] = ()
 
+    @property
+    def explains(self) -> bool:
+        """Whether there are pictures of what speaks for the predictions."""
+        pictures = [
+            picture
+            for section in self.sections
+            for picture in [*section.unsure, *(picture for cell in section.cells for picture in cell.pictures)]
+        ]
+        return any(picture.explained for picture in pictures)
+
 
 def templates() -> jinja2.Environment:
     """The pages beside this file; all text is escaped."""
