@@ -89,7 +89,8 @@ def opencv(files: list[Path], size: int, views: tuple[str, ...]) -> Loader:
     pipelines = [pipeline(name) for name in views]
 
     def load(rows: np.ndarray) -> object:
-        images = [cv2.cvtColor(cv2.imread(str(files[row])), cv2.COLOR_BGR2RGB) for row in rows]
+        read = (np.asarray(cv2.imread(str(files[row]))) for row in rows)
+        images = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in read]
         return [torch.stack([view(image=image)["image"] for image in images]) for view in pipelines]
 
     return load

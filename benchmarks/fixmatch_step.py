@@ -121,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     batch = batch_of(arguments.size, arguments.batch_size, arguments.ratio)
-    separate = {"weak_forward": "separate"}
+    separate: dict[str, Any] = {"weak_forward": "separate"}
     contiguous = replace(FP32, memory_format="contiguous")
     steps = {
         "by hand: fp32, contiguous, one forward": by_hand(arguments.backbone, batch),

@@ -200,7 +200,7 @@ def score(tables: dict[str, pd.DataFrame], frame: LabelFrame) -> dict[str, float
         found[f"{name} macro F1"] = float(f1_score(true, said, average="macro"))
         found[f"{name} accuracy"] = float((true == said).mean())
         if years is not None and name != AGE:
-            grown_up = true.index.map(years) >= ADULT
+            grown_up = years.reindex(true.index).to_numpy() >= ADULT
             found[f"{name} accuracy, {ADULT} and older"] = float((true == said)[grown_up].mean())
         both |= {f"label {name}": true, f"prediction {name}": said}
     every = pd.DataFrame(both).dropna()
@@ -212,7 +212,7 @@ def score(tables: dict[str, pd.DataFrame], frame: LabelFrame) -> dict[str, float
 
 def summary(table: pd.DataFrame) -> str:
     """Markdown: mean over the seeds, and each seed's value where there are several."""
-    names = [name for name in table if name not in ("method", "seed")]
+    names = [str(name) for name in table if name not in ("method", "seed")]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for method, rows in table.groupby("method", sort=False):
         cells = [" ".join([f"{rows[name].mean():.3f}", *_each(rows[name])]) for name in names]

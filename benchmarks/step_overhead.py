@@ -254,8 +254,8 @@ def measure(kind: str, network: str, rounds: int, seconds: float) -> tuple[float
             which = (number + place) % len(loops)
             times[which].append(timed(loops[which], steps))
     default, fused, own = times
-    ratios = (statistics.median(a / b for a, b in zip(own, base)) for base in (default, fused))
-    return statistics.median(default), *ratios
+    of_default, of_fused = (statistics.median(a / b for a, b in zip(own, base)) for base in (default, fused))
+    return statistics.median(default), of_default, of_fused
 
 
 def main() -> None:
