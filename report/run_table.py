@@ -77,7 +77,8 @@ def _with_text(rows: Sequence[tuple[str, ...]], texts: Sequence[str]) -> list[st
 
 
 def _short(value: str) -> str:
-    return value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
+    """Beginning and end of a long one: of paths the end tells them apart."""
+    return value if len(value) <= LONGEST else f"{value[:10]}…{value[11 - LONGEST :]}"
 
 
 def _cells(entry: Entry, boards: Boards) -> tuple[str, ...]:

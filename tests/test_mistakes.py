@@ -177,7 +177,10 @@ def test_a_run_id_that_exists_is_refused(tmp_path, tiny_faces, in_process):
     assert in_process(*again).code == 0 and "path,group" in (left / "split.csv").read_text()
     assert json.loads((left / "config.json").read_text())["trainer"]["precision"] == "fp32", "what auto came to"
     done = in_process(*again)
-    assert done.code == 2 and f"{left} is finished; choose another id" in done.err
+    assert done.code == 0 and f"{left} is finished; nothing was trained" in done.out, done.err
+    done = in_process(*again, "-s", "trainer.epochs=2")
+    assert done.code == 0 and "continuing after step 1" in done.out, done.err
+    assert in_process(*again, "-s", "trainer.epochs=2").out.startswith("-r auto:")
     done = in_process(*again, "-s", "seed=4")
     assert done.code == 2 and "is a run of another config (seed: 3 -> 4)" in done.err
     # One of another version, whose keys are no longer known, is in nobody's way.

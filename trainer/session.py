@@ -24,7 +24,7 @@ from utils.checkpoint import DamagedCheckpoint, load_newest
 from utils.config import Config, apply_overrides, config_from_dict, differences, is_about, read_run_config
 from utils.device import choose_device
 from utils.distributed import World, is_main_process, join_world, wait_for_all
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, NothingToDo, UserError
 from utils.files import atomic_write
 from utils.run_folder import checkpoint_in, create_run_folder, lock, run_folder_of, run_folders
 
@@ -170,7 +170,7 @@ def _refuse_rewinding(path: Path, run_dir: Path, state: dict[str, Any]) -> None:
 
 def _unfinished(config: Config, run_id: str | None) -> tuple[Path | None, list[str]]:
     """The newest run of the same config, or the one called `run_id`, that has not finished, and which ones cannot be
-    continued."""
+    continued. Raises NothingToDo if the one called `run_id` has, and no more epochs are asked for."""
     left_out: list[str] = []
     for folder in run_folders(Path(config.trainer.save_dir), config.name):
         if _is_of_another_config(folder, config) if run_id is None else folder.name != run_id:
@@ -182,11 +182,17 @@ def _unfinished(config: Config, run_id: str | None) -> tuple[Path | None, list[s
             left_out.append(f"warning: -r auto: {folder} cannot be continued\n{error}")
             continue
         changes = forbidden(differences(stored, adopt(config, stored)))
-        if not state["finished"] and not changes:
+        more = run_id is not None and config.trainer.epochs > stored.trainer.epochs
+        if not changes and (more or not state["finished"]):
             return folder, left_out
+        if run_id is not None and changes:
+            raise UserError(
+                f"--run-id {run_id}: {folder} is a run of another config ({changes[0]}); choose another id, or "
+                f"continue it with -r {shlex.quote(str(folder))}"
+            )
         if run_id is not None:
-            why = f"is a run of another config ({changes[0]})" if changes else "is finished"
-            raise UserError(f"--run-id {run_id}: {folder} {why}; choose another id, or continue it with -r {folder}")
+            said = f"-r auto: {folder} is finished; nothing was trained or written"
+            raise NothingToDo(said if is_main_process() else "")
     return None, left_out
 
 

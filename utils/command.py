@@ -40,7 +40,7 @@ def exit_codes() -> Iterator[None]:
         if code is None:
             raise
         if str(error):
-            print(error, file=sys.stderr)
+            print(error, file=sys.stderr if code else sys.stdout)
         sys.exit(code)
 
 

@@ -10,6 +10,12 @@ class UserError(Exception):
     """The user's input is wrong; the message names the file and key, what was expected and the nearest valid choice."""
 
 
+class NothingToDo(Exception):
+    """What was asked for is there already: the message says so, and the exit code is 0."""
+
+    exit_code = 0
+
+
 class ConfigError(UserError):
     """All problems of a config at once; `problems` holds one line each."""
 
