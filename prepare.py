@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from utils.arguments import add_config, config_of, workers_of
-from utils.command import counter, exit_codes
+from utils.command import counter, exit_codes, printable
 from utils.errors import UserError
 from utils.files import check_output
 
@@ -350,7 +350,7 @@ def run_runs(args: argparse.Namespace) -> None:
 
     from report.run_table import compare_runs
 
-    print(compare_runs(args.folders or [Path("saved")], args.metric, args.against, args.out))
+    print(printable(compare_runs(args.folders or [Path("saved")], args.metric, args.against, args.out)))
 
 
 def _add_submissions(commands: Commands) -> None:
@@ -379,7 +379,7 @@ def run_submissions(args: argparse.Namespace) -> None:
 
     if args.file is not None:
         add_scores(args.saved, args.file, *given)
-    print(format_ledger(read_ledger(args.saved)))
+    print(printable(format_ledger(read_ledger(args.saved))))
 
 
 def _stop(number: int, _frame: object) -> None:

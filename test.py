@@ -57,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--explain",
         action="store_true",
+        default=None,
         help="pictures of what speaks for the predictions (Grad-CAM) in the report; for one checkpoint",
     )
     parser.add_argument(
@@ -89,13 +90,18 @@ def main() -> None:
         given = (ensemble, choose_device(arguments.device), arguments.config, arguments.set)
         if arguments.submission is not None:
             for option in ("split", "out", "near_years", "fit", "explain"):
-                if getattr(arguments, option) not in (None, [], False):
+                if getattr(arguments, option) not in (None, []):
                     name = f"--{option.replace('_', '-')}"
                     raise UserError(f"{name}: a submission is not scored, and is one file; leave it out")
             submit(*given, arguments.submission)
             return
         metrics, out, notes = test_checkpoints(
-            *given, arguments.split or "valid", arguments.out, arguments.near_years, arguments.fit, arguments.explain
+            *given,
+            arguments.split or "valid",
+            arguments.out,
+            arguments.near_years,
+            arguments.fit,
+            bool(arguments.explain),
         )
         for note in notes:
             print(f"note: {note}")

@@ -21,9 +21,9 @@ _PROBE_SIZE = 64
 class Branches(nn.Module):
     """Maps images to the features of each head's branch, one beside the other: [N, heads · D]."""
 
-    def __init__(self, trunk: nn.Module, branches: dict[str, nn.Module]):
+    def __init__(self, trunk: nn.Module, branches: dict[str, nn.Module], last_stage: str):
         super().__init__()
-        self.trunk = trunk
+        self.trunk, self.last_stage = trunk, last_stage
         self.branches = nn.ModuleDict(branches)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def branch_off(backbone: nn.Module, share: str | int, heads: Iterable[str]) -> B
         trunk.global_pool = ""  # type: ignore[assignment]
     for name, _ in backbone.named_parameters(recurse=False):  # its position embedding and tokens are the stem's
         setattr(branch, name, None)
-    found = Branches(trunk, {head: deepcopy(branch) for head in heads})
+    found = Branches(trunk, {head: deepcopy(branch) for head in heads}, names[-1])
     if not _computes_the_same(backbone, trunk, branch):
         raise UserError(f"{where}: a {type(backbone).__name__} cannot be cut into stages; set it to null")
     return found

@@ -26,8 +26,9 @@ def grad_cam(model: nn.Module, images: Tensor, head: str, classes: Tensor) -> Te
     backbone = getattr(model, "backbone", model)
     with torch.enable_grad(), _watched(_last_stage(backbone, head)) as seen:
         logits = model(images.detach().requires_grad_())[head]
-        spatial = next((tensor for tensor in reversed(seen) if tensor.ndim == 4), seen[0] if seen else None)
-        if spatial is None or not spatial.requires_grad:
+        of_images = [tensor for tensor in seen if len(tensor) == len(images) and tensor.requires_grad]
+        spatial = next((tensor for tensor in reversed(of_images) if tensor.ndim == 4), next(iter(of_images), None))
+        if spatial is None:
             raise _cannot(backbone)
         (slopes,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), spatial)
     values, slopes = (_as_maps(tensor, backbone, images) for tensor in (spatial.detach(), slopes))
@@ -36,11 +37,12 @@ def grad_cam(model: nn.Module, images: Tensor, head: str, classes: Tensor) -> Te
 
 
 def _last_stage(backbone: nn.Module, head: str) -> nn.Module:
-    of_head = backbone.branches[head] if isinstance(backbone, Branches) else backbone
-    names = stages(of_head)
+    if isinstance(backbone, Branches):
+        return backbone.branches[head].get_submodule(backbone.last_stage)
+    names = stages(backbone)
     if not names:
-        raise _cannot(of_head)
-    return of_head.get_submodule(names[-1])
+        raise _cannot(backbone)
+    return backbone.get_submodule(names[-1])
 
 
 @contextlib.contextmanager
@@ -49,7 +51,8 @@ def _watched(module: nn.Module) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-        seen[:] = [value for value in (*given[:1], made) if isinstance(value, Tensor)]
+        made = made if isinstance(made, tuple) else (made,)
+        seen[:] = [value for value in (*given, *made) if isinstance(value, Tensor) and value.ndim in (3, 4)]
 
     handle = module.register_forward_hook(keep)
     try:
@@ -60,20 +63,26 @@ def _watched(module: nn.Module) -> Iterator[list[Tensor]]:
 
 def _as_maps(values: Tensor, backbone: nn.Module, images: Tensor) -> Tensor:
     """Float [N, C, h, w] from that, from [N, h, w, C], or from tokens [N, T, C], of which the first may be no place."""
-    if isinstance(backbone, Branches):
-        backbone = backbone.trunk
-    values = values.float()
+    backbone = backbone.trunk if isinstance(backbone, Branches) else backbone
+    values, (height, width) = values.float(), images.shape[2:]
     if values.ndim == 4:
-        return values.permute(0, 3, 1, 2) if str(getattr(backbone, "output_fmt", "")) == "NHWC" else values
-    tokens = values.shape[1]
-    height, width = images.shape[2:]
-    for prefix in (0, int(getattr(backbone, "num_prefix_tokens", 0) or 0)):
-        rows = round(math.sqrt((tokens - prefix) * height / width))
-        if values.ndim == 3 and rows and (tokens - prefix) % rows == 0:
-            columns = (tokens - prefix) // rows
-            if abs(rows * width - columns * height) < max(height, width):
-                return values[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+        maps = [values, values.permute(0, 3, 1, 2)]
+        maps = maps[::-1] if str(getattr(backbone, "output_fmt", "")) == "NHWC" else maps
+        maps = [found for found in maps if _of_proportion(found.shape[2], found.shape[3], height, width)]
+        if not maps:
+            raise _cannot(backbone)
+        return maps[0]
+    for prefix in (int(getattr(backbone, "num_prefix_tokens", 0) or 0), 0):
+        places = values.shape[1] - prefix
+        rows = round(math.sqrt(places * height / width))
+        if rows and places % rows == 0 and _of_proportion(rows, places // rows, height, width):
+            return values[:, prefix:].transpose(1, 2).unflatten(2, (rows, places // rows))
     raise _cannot(backbone)
+
+
+def _of_proportion(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether so many places fit an image of this size, of which the last row or column may be cut."""
+    return abs(rows * width - columns * height) < max(height, width)
 
 
 def _cannot(backbone: nn.Module) -> UserError:

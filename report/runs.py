@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,30 +18,36 @@ from typing import Any
 import pandas as pd
 
 from base.monitor import Monitor
-from utils.config import ABSENT, Change, is_about, tree_changes
-from utils.errors import UserError, did_you_mean
+from utils.config import ABSENT, Change, config_from_dict, is_about, tree_changes
+from utils.errors import ConfigError, UserError, did_you_mean
 from utils.files import encoded
 from utils.joint import JOINT
 from utils.run_folder import fold_folder, is_being_trained
+
+Epoch = Mapping[str, float]  # a row of metrics.csv, without what was not measured
 
 SEEDS = ("seed", "labels.labeled.seed")
 # What does not make an experiment another one.
 UNIMPORTANT = (
     "$schema", "about", "name", "logger", "data_loader.num_workers", "data_loader.cache", "trainer.keep_last",
-    "trainer.save_dir", "split.fold",
+    "trainer.save_dir", "trainer.speed", "split.fold",
 )  # fmt: skip
 FINISHED = ("finished", "stopped early")
-FALLING = ("loss", "ece", "nll")
+FALLING = re.compile("loss|ece|nll")
 
 
 @dataclass
 class Run:
-    """A run, or the folds of one config: then `folds` is what folds.json says of them."""
+    """A run, or the folds of one config: then `folds` is what folds.json says of them.
+
+    folder: absolute. validated_on: equal for runs that were validated on the same images; of folds, for the same folds.
+    """
 
     folder: Path
     config: Mapping[str, Any]
-    epochs: pd.DataFrame
-    started: str
+    epochs: Sequence[Epoch]
+    started: datetime
+    validated_on: str
     folds: Mapping[str, Any] | None = None
 
     @property
@@ -48,48 +57,42 @@ class Run:
     @property
     def seed(self) -> str:
         """Runs of one experiment with the same seed may be compared pair by pair."""
-        labeled = self.config.get("labels", {}).get("labeled") or {}
+        labeled = (self.config.get("labels") or {}).get("labeled") or {}
         return f"{self.config.get('seed')}/{labeled.get('seed')}"
 
     @cached_property
     def monitor(self) -> Monitor:
         """As it was after the last epoch."""
         monitor = Monitor(self.config["trainer"]["monitor"], self.config["trainer"]["early_stop"])
-        for row in self.epochs.to_dict("records"):
-            monitor.update(int(row["epoch"]), {str(name): value for name, value in row.items() if not pd.isna(value)})
+        for row in self.epochs:
+            monitor.update(int(row["epoch"]), row)
         return monitor
 
-    @property
+    @cached_property
     def state(self) -> str:
         if is_being_trained(self.folder):
             return "training"
         if self.folds is not None:
-            return "finished" if self.folds["finished"] else "unfinished"
+            return "finished" if self.folds.get("finished") else "unfinished"
         if self.last_epoch >= self.config["trainer"]["epochs"]:
             return "finished"
         return "stopped early" if self.monitor.exhausted else "unfinished"
 
-    @cached_property
-    def validated_on(self) -> str:
-        """Equal for runs that were validated on the same images; of folds, for the same folds."""
-        folder = self.folder if self.folds is None else fold_folder(self.folder, 1)
-        file = folder / "split.csv"
-        if not file.exists():
-            return ""
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
-        paths = "\n".join(sorted(table["path"][table["split"] == "valid"]))
-        return f"{self.folds is not None} {hashlib.sha256(encoded(paths)).hexdigest()}"
-
-    def heads(self, score: str) -> set[str]:
-        """Those that valid/SCORE is the mean of; empty while nothing is known."""
-        columns = [str(column).split("/") for column in self.epochs]
-        names = {parts[1] for parts in columns if len(parts) == 3 and (parts[0], parts[2]) == ("valid", score)}
-        names |= set((self.folds or {}).get("mean", ()))
-        return names - {JOINT} or names
-
     @property
     def last_epoch(self) -> int:
-        return 0 if self.epochs.empty else int(self.epochs["epoch"].iloc[-1])
+        return int(self.epochs[-1]["epoch"]) if self.epochs else 0
+
+    def heads(self, score: str) -> frozenset[str]:
+        """Those that valid/SCORE is made of; empty while nothing is known."""
+        columns = [column.split("/") for column in self.columns if column.startswith("valid/")]
+        names = {parts[1] for parts in columns if len(parts) == 3 and parts[2] == score}
+        names |= set((self.folds or {}).get("mean", ()))
+        names = names or {parts[1] for parts in columns if len(parts) > 2}
+        return frozenset(names - {JOINT} or names)
+
+    @property
+    def columns(self) -> set[str]:
+        return {column for row in self.epochs for column in row}
 
 
 @dataclass
@@ -113,36 +116,75 @@ class Comparison:
     reference: Run
     entries: Sequence[Entry]
 
+    def caveats(self, run: Run) -> list[str]:
+        """Why a run's score cannot be compared with the reference's."""
+        found = ["! validated on other images"] if run.validated_on != self.reference.validated_on else []
+        split, *rest = self.metric.split("/")
+        if split == "valid" and len(rest) == 1:
+            heads, other = run.heads(rest[0]), self.reference.heads(rest[0])
+            if heads and other and heads != other:
+                found.append(f"! of other heads ({', '.join(sorted(heads))}); see --metric")
+        return found
 
-def read_runs(places: Sequence[Path]) -> list[Run]:
-    """The runs in these folders, each a run, a folder NAME of runs or a SAVE_DIR; the oldest first.
 
-    Raises UserError for a place without runs, or a run whose files are damaged.
+@dataclass(frozen=True)
+class Experiment:
+    """Finished runs that differ in nothing but the seed, one for each seed; changes: from the reference."""
+
+    entries: Sequence[Entry]
+    changes: Sequence[Change]
+    caveats: Sequence[str]
+
+
+def read_runs(places: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs in these folders, each a run, a folder NAME of runs or a SAVE_DIR, the oldest first, and what is wrong
+    with those that cannot be read.
+
+    Raises UserError for a place without runs, or if none can be read.
     """
-    found: dict[Path, Run] = {}
-    for place in places:
+    folders: dict[Path, Path] = {}
+    for place in map(Path, map(os.path.abspath, places)):
         if not place.is_dir():
             raise UserError(f"{place}: {'is a file, not a folder of runs' if place.exists() else 'no such folder'}")
-        folders = next((level for level in _levels(place) if level), None)
-        if folders is None:
+        found = sorted(_folders(place), key=lambda folder: (folder.is_symlink(), folder))
+        if not found:
             raise UserError(f"{place}: no runs in it; expected a run's folder, saved/NAME, or saved")
-        found.update({folder.resolve(): _read(folder) for folder in folders if not _is_of_folds(folder, folders)})
-    return sorted(found.values(), key=lambda run: (run.started, run.name))
+        for folder in found:
+            folders.setdefault(folder.resolve(), folder)
+    runs, problems = [], []
+    for folder in folders.values():
+        if not _is_of_folds(folder, folders):
+            try:
+                runs.append(_read(folder))
+            except UserError as error:
+                problems.append(str(error))
+    if not runs:
+        raise UserError("\n".join(problems))
+    return sorted(runs, key=lambda run: (run.started, run.name)), problems
 
 
-def read_epochs(run_dir: Path) -> pd.DataFrame:
-    """metrics.csv, or an empty table before the first epoch. Raises UserError if it is damaged."""
+def read_epochs(run_dir: Path) -> list[Epoch]:
+    """The rows of metrics.csv, none before the first epoch; a torn last one is left out.
+
+    Raises UserError if it is no such table.
+    """
     file = run_dir / "metrics.csv"
+    if not file.exists():
+        return []
     try:
-        return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["epoch", "step"])
-    except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).strip()})") from None
-
-
-def score_of(epochs: pd.DataFrame, metric: str, epoch: int) -> float:
-    """A value of an epoch; NaN where it was not measured."""
-    rows = epochs[epochs["epoch"] == epoch] if metric in epochs else epochs[:0]
-    return float(rows[metric].iloc[-1]) if len(rows) else math.nan
+        lines = file.read_text(encoding="utf-8", errors="replace").replace("\0", "").splitlines()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    if not lines or not lines[0].startswith("epoch,step"):
+        raise UserError(f"{file}: the first line must begin with epoch,step; the run's folder is damaged")
+    rows: list[Epoch] = []
+    for row in csv.DictReader(lines):
+        try:
+            rows.append({name: float(cell) for name, cell in row.items() if name is not None and cell})
+        except (TypeError, ValueError):
+            if len(rows) + 2 < len(lines):
+                raise UserError(f"{file}: line {len(rows) + 2} is damaged") from None
+    return [row for row in rows if "epoch" in row]
 
 
 def compare(runs: Sequence[Run], metric: str | None = None, against: Path | None = None) -> Comparison:
@@ -155,78 +197,104 @@ def compare(runs: Sequence[Run], metric: str | None = None, against: Path | None
     for entry in entries:
         changes = tree_changes(reference.config, entry.run.config)
         entry.changes = [change for change in changes if not is_about(str(change), UNIMPORTANT)]
-    if all(pd.isna(entry.best) for entry in entries) and metric is not None:
-        there = sorted({column for run in runs for column in run.epochs.columns if column.startswith("valid/")})
+    measured = any(name in run.columns for run in runs) or not all(math.isnan(entry.best) for entry in entries)
+    if metric is not None and not measured:
+        there = sorted({column for run in runs for column in run.columns if column.startswith("valid/")})
         raise UserError(f"--metric {metric}: no run has it{did_you_mean(metric, there)}")
-    return Comparison(name, reference, sorted(entries, key=lambda entry: (pd.isna(entry.best), -sign * entry.best)))
+    order = sorted(entries, key=lambda entry: (math.isnan(entry.best), -sign * entry.best))
+    return Comparison(name, reference, order)
 
 
-def experiments(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Finished runs that differ in nothing but the seed and were validated on the same images, where there are several;
-    in the order of `entries`."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if entry.run.state not in FINISHED or math.isnan(entry.best):
-            continue
-        changes = [str(change) for change in entry.changes if change.key not in SEEDS]
-        groups.setdefault(json.dumps([changes, entry.run.validated_on]), []).append(entry)
-    return [group for group in groups.values() if len(group) > 1]
+def experiments(compared: Comparison) -> list[Experiment]:
+    """Those that were run with several seeds; of runs that are equal, the newest."""
+    groups: dict[str, dict[str, Entry]] = {}
+    for entry in compared.entries:
+        if entry.run.state in FINISHED and not math.isnan(entry.best):
+            changes = [str(change) for change in _without_seeds(entry)]
+            of_metric = sorted(entry.run.heads(compared.metric.rpartition("/")[2]))
+            of_seed = groups.setdefault(json.dumps([changes, entry.run.validated_on, of_metric]), {})
+            before = of_seed.setdefault(entry.run.seed, entry)
+            if entry.run.started > before.run.started:
+                of_seed[entry.run.seed] = entry
+    found = []
+    for of_seed in groups.values():
+        first = next(iter(of_seed.values()))
+        if len(of_seed) > 1:
+            found.append(Experiment(list(of_seed.values()), _without_seeds(first), compared.caveats(first.run)))
+    return found
 
 
 def table_of(compared: Comparison) -> pd.DataFrame:
     """For a CSV: a row per run with its scores, and a column for every key in which runs differ, its values as JSON."""
-    entries = compared.entries
-    before = {change.key: change.before for entry in entries for change in entry.changes}
+    keys = sorted({change.key for entry in compared.entries for change in entry.changes})
     rows = []
-    for entry in entries:
-        run, after = entry.run, {change.key: change.after for change in entry.changes}
-        whole = [f"{key}." for key in after]
-        values = {
-            key: after.get(key, ABSENT if any(key.startswith(start) for start in whole) else before[key])
-            for key in sorted(before)
-        }
+    for entry in compared.entries:
+        run = entry.run
         rows.append(
             {
-                "run": run.name, "folder": str(run.folder), "started": run.started, "state": run.state,
+                "run": run.name, "folder": str(run.folder), "started": run.started.isoformat(), "state": run.state,
                 "epochs": run.last_epoch, "metric": compared.metric, "best": entry.best, "best_epoch": entry.best_epoch,
-                "last": entry.last, "folds_std": entry.spread, **values,
+                "last": entry.last, "folds_std": entry.spread, **{key: _value(run.config, key) for key in keys},
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _levels(place: Path) -> Iterator[list[Path]]:
-    """The runs that a folder is, then those right in it, then those in its folders."""
-    for pattern in ("", "*/", "*/*/"):
-        files = [file for name in ("config.json", "folds.json") for file in place.glob(f"{pattern}{name}")]
-        yield sorted({file.parent for file in files if not file.parent.name.startswith(".")})
+def _without_seeds(entry: Entry) -> list[Change]:
+    return [change for change in entry.changes if change.key not in SEEDS]
 
 
-def _is_of_folds(folder: Path, folders: Sequence[Path]) -> bool:
+def _value(config: Any, key: str) -> str:
+    for part in re.findall(r"[^.\[\]]+", key):
+        try:
+            config = config[int(part)] if isinstance(config, list) else config[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return ABSENT
+    return json.dumps(config, ensure_ascii=False)
+
+
+def _folders(place: Path) -> Iterator[Path]:
+    """The place itself, if it is a run, else the runs in it and in its folders."""
+    names = ("config.json", "folds.json")
+    if any((place / name).exists() for name in names):
+        yield place
+        return
+    for pattern in ("*/", "*/*/"):
+        for folder in {file.parent for name in names for file in place.glob(f"{pattern}{name}")}:
+            if not any(part.startswith(".") for part in folder.relative_to(place).parts):
+                yield folder
+
+
+def _is_of_folds(folder: Path, folders: Mapping[Path, Path]) -> bool:
     """Whether the folder is one fold's, and what the folds say together is among `folders`."""
     whole, _, number = folder.name.rpartition("-fold")
     together = folder.with_name(whole or folder.name)
-    return number.isdecimal() and together in folders and (together / "folds.json").exists()
+    return number.isdecimal() and together.resolve() in folders and (together / "folds.json").exists()
 
 
 def _read(folder: Path) -> Run:
-    folds = folder / "folds.json"
-    if folds.exists():
-        known = _json(folds)
-        seen = fold_folder(folder, 1) / "environment.json"
-        return Run(folder, _config(known, folds), pd.DataFrame(), _started(seen, folds), known)
-    config, seen = folder / "config.json", folder / "environment.json"
-    return Run(folder, _config({"config": _json(config)}, config), read_epochs(folder), _started(seen, config))
+    file = folder / "folds.json"
+    if not file.exists():
+        config = _config({"config": _json(folder / "config.json")}, folder / "config.json")
+        return Run(folder, config, read_epochs(folder), _started(folder), _valid_images(folder))
+    known, first = _json(file), fold_folder(folder, 1)
+    started = _started(first if first.is_dir() else folder)
+    return Run(folder, _config(known, file), [], started, f"folds {_valid_images(first)}", known)
 
 
 def _config(content: Any, file: Path) -> Mapping[str, Any]:
-    """What all versions have in common is enough, so that runs of older ones can be compared."""
+    """With today's defaults where a version had not the key yet. One that only an older version can read is kept as it
+    is, as long as it says what a run must."""
     try:
-        config = content["config"]
-        str(config["trainer"]["monitor"]).split()[1], int(config["trainer"]["epochs"]), config["trainer"]["early_stop"]
-    except (KeyError, TypeError, ValueError, IndexError):
+        config = dict(content["config"])
+        Monitor(config["trainer"]["monitor"], config["trainer"]["early_stop"])
+        int(config["trainer"]["epochs"])
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{file}: is not the config of a run of this project") from None
-    return dict(config)
+    try:
+        return config_from_dict(config, str(file)).to_dict()
+    except ConfigError:
+        return config
 
 
 def _json(file: Path) -> Any:
@@ -236,15 +304,32 @@ def _json(file: Path) -> Any:
         raise UserError(f"{file}: cannot be read ({error})") from None
 
 
-def _started(seen: Path, otherwise: Path) -> str:
-    """The date and time to the second, as a run's environment.json has it."""
-    started = _json(seen).get("started") if seen.exists() else None
-    return str(started or datetime.fromtimestamp(otherwise.stat().st_mtime).isoformat())[:19]
+def _started(folder: Path) -> datetime:
+    """By environment.json, or the time of the folder's config."""
+    seen = folder / "environment.json"
+    try:
+        return datetime.fromisoformat(_json(seen)["started"]).astimezone(timezone.utc)
+    except (UserError, KeyError, TypeError, ValueError):
+        file = next((folder / name for name in ("config.json", "folds.json") if (folder / name).exists()), folder)
+        return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+
+
+def _valid_images(folder: Path) -> str:
+    """A digest of the validation images' paths; blank where the run has no split.csv yet."""
+    file = folder / "split.csv"
+    if not file.exists():
+        return ""
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+            paths = [row["path"] for row in csv.DictReader(lines) if row["split"] == "valid"]
+    except (OSError, KeyError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read, or has not the columns path and split ({error})") from None
+    return hashlib.sha256(encoded("\n".join(sorted(paths)))).hexdigest()
 
 
 def _sign(metric: str, runs: Sequence[Run]) -> int:
     modes = [run.monitor.mode for run in runs if run.monitor.name == metric]
-    falls = modes[0] == "min" if modes else metric.rpartition("/")[2] in FALLING
+    falls = modes[0] == "min" if modes else FALLING.search(metric.rpartition("/")[2])
     return -1 if falls else 1
 
 
@@ -261,18 +346,19 @@ def _entry(run: Run, metric: str) -> Entry:
     """By the epoch that the run itself chose, which is what its best.pth holds."""
     if run.folds is not None:
         return _of_folds(run, run.folds, metric)
-    if run.epochs.empty:
-        return Entry(run, math.nan, math.nan)
-    best_epoch = run.monitor.best_epoch or run.last_epoch
-    best, last = (score_of(run.epochs, metric, epoch) for epoch in (best_epoch, run.last_epoch))
+    rows = {int(row["epoch"]): row for row in run.epochs}
+    best_epoch = run.monitor.best_epoch or None
+    best, last = (rows.get(epoch or 0, {}).get(metric, math.nan) for epoch in (best_epoch, run.last_epoch))
     return Entry(run, best, last, best_epoch)
 
 
 def _of_folds(run: Run, folds: Mapping[str, Any], metric: str) -> Entry:
     """Mean and spread over the folds; of several heads the mean of their means, as in metrics.csv."""
     split, *rest = metric.split("/")
+    if split != "valid" or not 1 <= len(rest) <= 2:
+        return Entry(run, math.nan, math.nan)
     heads = rest[:-1] or sorted(run.heads(rest[-1]))
-    means = [folds["mean"].get(head, {}).get(rest[-1]) for head in heads] if split == "valid" else []
+    means = [folds.get("mean", {}).get(head, {}).get(rest[-1]) for head in heads]
     if not means or None in means:
         return Entry(run, math.nan, math.nan)
     spread = folds["std"][heads[0]][rest[-1]] if len(heads) == 1 else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,33 +19,18 @@ from utils.file_lock import locked
 from utils.files import atomic_write, sha256_of
 
 LEDGER = "submissions.csv"
+SCORES = ("valid", "public", "private")
+COLUMNS = ("time", "file", "sha256", "checkpoints", "runs", "how", "metric", *SCORES, "note")
+Row = dict[str, str]
+"""A line of the ledger; a submission is known by the digest of its file, wherever that goes.
+
+checkpoints, runs: separated by `;`. how: the vote, and further views. valid: the mean of the checkpoints' own scores
+on their validation images, by `metric`; blank where these heads were not scored together. public, private: what the
+leaderboard said. Further columns are the user's own and stay.
+"""
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A row of the ledger, as text; a submission is known by the digest of its file, wherever that goes.
-
-    checkpoints, runs: separated by `;`. valid: the mean of the checkpoints' own scores on their validation images, by
-    `metric`; blank where these heads were not scored together. public, private: what the leaderboard said.
-    """
-
-    time: str
-    file: str
-    sha256: str
-    checkpoints: str
-    runs: str
-    how: str
-    metric: str = ""
-    valid: str = ""
-    public: str = ""
-    private: str = ""
-    note: str = ""
-
-
-COLUMNS = [field.name for field in fields(Submission)]
-
-
-def read_ledger(folder: Path) -> list[Submission]:
+def read_ledger(folder: Path) -> list[Row]:
     """In the order of the file, none where there is no file. Raises UserError if it is not such a table."""
     path = folder / LEDGER
     if not folder.is_dir():
@@ -50,13 +38,25 @@ def read_ledger(folder: Path) -> list[Submission]:
     if not path.exists():
         return []
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).strip()})") from None
-    absent = [name for name in COLUMNS if name not in table]
-    if absent:
-        raise UserError(f"{path}: has no column '{absent[0]}'")
-    return [Submission(*row) for row in table[COLUMNS].itertuples(index=False)]
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    header = reader.fieldnames or []
+    if absent := [name for name in COLUMNS if name not in header]:
+        raise UserError(
+            f"{path}: has no column '{absent[0]}'; expected a table with commas between {', '.join(COLUMNS)}"
+        )
+    rows = []
+    for number, row in enumerate(reader, start=2):
+        beyond: Any = row.pop(None, [])  # type: ignore[call-overload]
+        if any(beyond):
+            raise UserError(f"{path}: line {number} has more cells than the first line")
+        for name in SCORES:
+            if row[name] and not _is_number(row[name]):
+                raise UserError(f"{path}: line {number}: {name}: expected a number such as 0.7412, found '{row[name]}'")
+        rows.append(row)
+    return rows
 
 
 def record(
@@ -67,21 +67,26 @@ def record(
     how: str,
     valid: tuple[str, float] | None,
 ) -> Path:
-    """Add a submission that was just written; one of the same content keeps its scores. Returns the ledger's path."""
+    """Add a submission that was just written; what the leaderboard said of one of the same content holds for it too.
+    Returns the ledger's path. Raises UserError or OSError if it cannot be kept."""
     metric, score = ("", "") if valid is None else (valid[0], f"{valid[1]:.6f}")
-    new = Submission(
-        datetime.now().isoformat(" ", "seconds"), str(file), sha256_of(file), ";".join(map(str, checkpoints)),
-        ";".join(runs), how, metric, score,
-    )  # fmt: skip
-    with locked(folder / f".{LEDGER}.lock"):
-        known = read_ledger(folder)
-        before = next((row for row in known if row.sha256 == new.sha256), new)
-        new = replace(new, public=before.public, private=before.private, note=before.note)
-        _write(folder, [*(row for row in known if row.sha256 != new.sha256), new])
+    new: Row = {
+        "time": datetime.now().isoformat(" ", "seconds"), "file": str(file), "sha256": sha256_of(file),
+        "checkpoints": ";".join(map(str, checkpoints)), "runs": ";".join(runs), "how": how, "metric": metric,
+        "valid": score,
+    }  # fmt: skip
+
+    def add(rows: list[Row]) -> list[Row]:
+        same = [row for row in rows if row["sha256"] == new["sha256"]]
+        told = {name: same[-1][name] for name in ("public", "private")} if same else {}
+        again = next((row for row in same if all(row[k] == new[k] for k in ("checkpoints", "how"))), {})
+        return [*(row for row in rows if row is not again), {**again, **new, **told}]
+
+    _change(folder, add)
     return folder / LEDGER
 
 
-def add_scores(folder: Path, file: Path, public: float | None, private: float | None, note: str | None) -> Submission:
+def add_scores(folder: Path, file: Path, public: float | None, private: float | None, note: str | None) -> None:
     """Keep what the leaderboard said of a submission file. Raises UserError if the ledger does not know the file, or a
     score is none."""
     if not file.is_file():
@@ -90,53 +95,52 @@ def add_scores(folder: Path, file: Path, public: float | None, private: float | 
         if score is not None and not 0 <= score <= 1:
             raise UserError(f"{option} {score:g}: expected a macro F1 from 0 to 1")
     digest = sha256_of(file)
-    given = {"public": public, "private": private}
-    with locked(folder / f".{LEDGER}.lock"):
-        known = read_ledger(folder)
-        found = next((row for row in known if row.sha256 == digest), None)
-        if found is None:
-            same_name = [row for row in known if Path(row.file).name == file.name]
-            why = f"; the one called so that was written {same_name[-1].time} had another content" if same_name else ""
+    scores = {"public": public, "private": private}
+    new = {name: repr(score) for name, score in scores.items() if score is not None}
+    new |= {} if note is None else {"note": note}
+
+    def add(rows: list[Row]) -> list[Row]:
+        if not any(row["sha256"] == digest for row in rows):
+            same_name = [row for row in rows if Path(row["file"]).name == file.name]
+            why = (
+                f"; the one called so that was written {same_name[-1]['time']} had another content" if same_name else ""
+            )
             raise UserError(f"{file}: {folder / LEDGER} does not know it{why}; test.py --submission writes it there")
-        new = replace(found, **{name: f"{score:g}" for name, score in given.items() if score is not None})
-        new = new if note is None else replace(new, note=note)
-        _write(folder, [new if row is found else row for row in known])
-    return new
+        return [{**row, **new} if row["sha256"] == digest else row for row in rows]
+
+    _change(folder, add)
 
 
-def boards_of(ledger: Sequence[Submission]) -> dict[str, tuple[str, str]]:
-    """The public and private score of each run that was submitted alone, of the newest submission that has one."""
-    return {
-        row.runs: (row.public, row.private) for row in ledger if ";" not in row.runs and (row.public or row.private)
-    }
+def leaderboard(ledger: Sequence[Row], run: str, best: Mapping[str, float]) -> tuple[str, str]:
+    """The newest public and private score of a run's best checkpoint alone, as it is; blank where there is none.
+
+    best: the row of metrics.csv of the run's best epoch, by which its checkpoint is known.
+    """
+    public = private = ""
+    for row in ledger:
+        alone = row["runs"] == run and ";" not in row["checkpoints"] and not row["how"] and row["valid"]
+        if alone and abs(float(row["valid"]) - best.get(row["metric"], math.nan)) < 1e-6:
+            public, private = row["public"] or public, row["private"] or private
+    return public, private
 
 
-def format_ledger(ledger: Sequence[Submission]) -> str:
+def format_ledger(ledger: Sequence[Row]) -> str:
     """Text for the terminal: a line per submission, and how far validation and leaderboard agree."""
     if not ledger:
         return "nothing was submitted yet; test.py --submission FILE writes a submission"
     rows = [("file", "written", "models", "valid", "public", "private", "valid - public", "how")]
     for row in ledger:
-        gap = "" if "" in (row.valid, row.public) else f"{float(row.valid) - float(row.public):+.4f}"
-        rows.append(
-            (
-                row.file,
-                row.time[:16],
-                str(len(row.runs.split(";"))),
-                row.valid[:6],
-                row.public,
-                row.private,
-                gap,
-                row.how,
-            )
-        )
-    texts = ["runs", *(row.runs.replace(";", ", ") + (f"  # {row.note}" if row.note else "") for row in ledger)]
-    lines = [f"{line}  {text}" for line, text in zip(align(rows), texts)]
-    return "\n".join([*lines, *_agreement(ledger)])
+        gap = f"{float(row['valid']) - float(row['public']):+.4f}" if row["valid"] and row["public"] else ""
+        models = str(len(row["checkpoints"].split(";")))
+        valid, public, private = (f"{float(row[name]):.4f}" if row[name] else "" for name in SCORES)
+        rows.append((row["file"], row["time"][:16], models, valid, public, private, gap, row["how"]))
+    notes = [f"  # {row['note']}" if row["note"] else "" for row in ledger]
+    texts = ["runs", *(row["runs"].replace(";", ", ") + note for row, note in zip(ledger, notes))]
+    return "\n".join([*(f"{line}  {text}" for line, text in zip(align(rows), texts)), *_agreement(ledger)])
 
 
-def _agreement(ledger: Sequence[Submission]) -> list[str]:
-    both = [(float(row.valid), float(row.public)) for row in ledger if row.valid and row.public]
+def _agreement(ledger: Sequence[Row]) -> list[str]:
+    both = [(float(row["valid"]), float(row["public"])) for row in ledger if row["valid"] and row["public"]]
     if not both:
         return []
     table = pd.DataFrame(both, columns=["valid", "public"])
@@ -148,6 +152,30 @@ def _agreement(ledger: Sequence[Submission]) -> list[str]:
     return [text]
 
 
-def _write(folder: Path, rows: Sequence[Submission]) -> None:
-    table = pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
-    atomic_write(folder / LEDGER, table.to_csv(index=False, lineterminator="\n"))
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _change(folder: Path, change: Callable[[list[Row]], list[Row]]) -> None:
+    """Write what `change` makes of the rows, while no other process does. One that is damaged is not touched."""
+    read_ledger(folder)
+    with _lock(folder):
+        rows = change(read_ledger(folder))
+        columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write(folder / LEDGER, text.getvalue())
+
+
+def _lock(folder: Path) -> AbstractContextManager[bool]:
+    file = folder / f".{LEDGER}.lock"
+    try:
+        file.touch()
+    except OSError as error:
+        raise UserError(f"{folder}: nothing can be written there ({error.strerror})") from None
+    return locked(file)

@@ -19,34 +19,36 @@ from utils.errors import UserError
 
 
 class Stages(nn.Module):
-    """Two stages of 1x1 convolutions, then the mean over all places and one weight matrix."""
+    """Two stages of 1x1 convolutions, then the mean of the places with a weight each, and one weight matrix."""
 
-    def __init__(self, weights: Tensor):
+    def __init__(self, weights: Tensor, places: Tensor):
         super().__init__()
         self.layer1, self.layer2 = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
         self.linear = nn.Linear(4, 2, bias=False)
         self.linear.weight.data = weights
+        self.places = places
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {"x": self.linear(self.layer2(self.layer1(images)).mean(dim=(2, 3)))}
+        return {"x": self.linear((self.layer2(self.layer1(images)) * self.places).mean(dim=(2, 3)))}
 
 
 def test_a_map_is_that_of_the_definition():
+    """A channel weighs what its slope is on average over the places, in each of which it is another."""
     torch.manual_seed(0)
-    weights = torch.randn(2, 4)
-    model, images = Stages(weights).eval(), torch.randn(3, 3, 5, 7)
+    weights, places = torch.randn(2, 4), torch.rand(4, 5, 7)
+    model, images = Stages(weights, places).eval(), torch.randn(3, 3, 5, 7)
     found = grad_cam(model, images, "x", torch.tensor([0, 1, 1]))
     with torch.no_grad():
         activations = model.layer2(model.layer1(images))
     for number, of_class in enumerate([0, 1, 1]):
-        # The slope of the mean is 1/35 everywhere, so a channel's weight is its classifier's, up to a factor.
-        wanted = torch.einsum("c,chw->hw", weights[of_class], activations[number]).clamp(min=0)
-        torch.testing.assert_close(found[number], wanted / wanted.max(), rtol=1e-4, atol=1e-5)
-    assert all(parameter.grad is None for parameter in model.parameters())
+        of_channel = (weights[of_class][:, None, None] * places / 35).mean(dim=(1, 2))
+        wanted = torch.einsum("c,chw->hw", of_channel, activations[number]).clamp(min=0)
+        torch.testing.assert_close(found[number], wanted / wanted.max().clamp(min=1e-12), rtol=1e-4, atol=1e-5)
+    assert found.amax() == 1 and all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_where_nothing_speaks_for_a_class_the_map_is_empty():
-    model = Stages(torch.zeros(2, 4)).eval()
+    model = Stages(torch.zeros(2, 4), torch.ones(4, 4, 4)).eval()
     assert grad_cam(model, torch.randn(1, 3, 4, 4), "x", torch.tensor([0])).tolist() == torch.zeros(1, 4, 4).tolist()
 
 
@@ -57,6 +59,8 @@ def test_where_nothing_speaks_for_a_class_the_map_is_empty():
         ("test_vit", (160, 160), (10, 10)),  # tokens, one of them no place; only that one is pooled
         ("swin_tiny_patch4_window7_224", (224, 224), (7, 7)),  # [N, h, w, C]
         ("mixer_s32_224", (224, 224), (7, 7)),  # tokens, all of them places
+        ("volo_d1_224", (224, 224), (14, 14)),  # [N, h, w, C] of a network that does not say so
+        ("vit_small_patch16_dinov3", (80, 96), (5, 6)),  # five tokens that are no places, beside 30 that are
     ],
 )
 def test_maps_have_the_places_of_the_last_stage(backbone: str, size: tuple[int, int], cells: tuple[int, int]):
@@ -72,9 +76,10 @@ def test_maps_have_the_places_of_the_last_stage(backbone: str, size: tuple[int, 
     assert moved[: cells[0] // 2].sum() > 0.1 and moved[-(cells[0] // 2) :].sum() > 0.1
 
 
-def test_a_head_with_stages_of_its_own_is_explained_by_them():
+@pytest.mark.parametrize("share", [2, 3])
+def test_a_head_with_stages_of_its_own_is_explained_by_them(share: int):
     torch.manual_seed(0)
-    model = FaceClassifier({"a": 2, "b": 3}, backbone="test_resnet", share=2).eval()
+    model = FaceClassifier({"a": 2, "b": 3}, backbone="test_resnet", share=share).eval()
     images = torch.randn(2, 3, 64, 64)
     before = grad_cam(model, images, "a", torch.tensor([1, 0]))
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,8 @@ def test_a_run_id_that_exists_is_refused(tmp_path, tiny_faces, in_process):
     assert done.code == 0 and f"{left} is finished; nothing was trained" in done.out, done.err
     done = in_process(*again, "-s", "trainer.epochs=2")
     assert done.code == 0 and "continuing after step 1" in done.out, done.err
+    seen = json.loads((left / "environment.json").read_text())
+    assert datetime.fromisoformat(seen["started"]) <= datetime.fromisoformat(seen["continued"])
     assert in_process(*again, "-s", "trainer.epochs=2").out.startswith("-r auto:")
     done = in_process(*again, "-s", "seed=4")
     assert done.code == 2 and "is a run of another config (seed: 3 -> 4)" in done.err

@@ -80,7 +80,7 @@ def test_runs_are_listed_by_their_scores_with_what_was_changed(saved: Path, in_p
         "0/3",
     ]
     assert lines["stopped"].split()[1:4] == ["stopped", "early", "3/50"]
-    wrong = ["validated on other images", "the mean of other heads (age)"]
+    wrong = ["validated on other images", "of other heads (age)"]
     assert all(text in lines["leaky"] for text in wrong) and "!" not in "".join(lines[run] for run in list(lines)[1:])
 
 
@@ -95,6 +95,39 @@ def test_runs_with_several_seeds_are_averaged_and_compared_seed_by_seed(saved: P
     assert control.split()[:7] == ["2", "0.7500", "±", "0.0707", "0.6750", "±", "0.1061"] and control.endswith(
         "nothing"
     )
+
+
+def test_only_comparable_runs_are_compared(saved: Path, in_process):
+    """The reference's own experiment is found without it; a seed that was run twice is one seed; a group that was
+    validated on other images has no difference."""
+    make_run(saved, "first", [0.9], hour=0, seed=9)
+    make_run(saved, "focal-again", [0.82], hour=9, seed=0, loss={"type": "focal", "args": {"gamma": 2.0}})
+    log = "epoch,step,valid/macro_f1,valid/mask/macro_f1\n3,9,0.82,0.82\n"
+    (saved / "faces" / "focal-again" / "metrics.csv").write_text(log)
+    for seed in (0, 1):
+        make_run(saved, f"other{seed}", [0.1, 0.1, 0.99], hour=10, valid="c.jpg", seed=seed, split={"seed": 5})
+    done = in_process("prepare.py", "runs", str(saved))
+    groups = {line.split("  ")[-1]: line for line in done.out.splitlines()[-3:]}
+    other, focal, control = (" ".join(line.split()) for line in groups.values())
+    assert "changed from faces/first" in done.out and control.startswith("2 0.7500")
+    assert other.startswith("2 0.9900 ± 0.0000 0.9900 ± 0.0000 ! validated on other images; split.seed"), done.out
+    assert focal.startswith("2 0.8300 ± 0.0141 0.8300 ± 0.0141 +0.0800 0.0400 2 loss.type"), done.out
+
+
+def test_one_damaged_run_does_not_hide_the_others(saved: Path, in_process, monkeypatch):
+    (saved / "faces" / "killed" / "metrics.csv").write_text("")
+    with (saved / "faces" / "focal" / "metrics.csv").open("ab") as file:
+        file.write(b"4,36,0.1\0\0\0\0")
+    (saved / "submissions.csv").write_text("time\n")
+    (saved / "exported").mkdir()
+    (saved / "exported" / "config.json").write_text("{}")
+    monkeypatch.chdir(saved / "faces")
+    done = in_process("prepare.py", "runs", "..")
+    assert done.code == 0 and {"focal", "control", "leaky"} < set(lines_of(done.out)), done.err
+    wrong = [line for line in done.out.splitlines() if line.startswith("! left out")]
+    assert len(wrong) == 3 and "killed" not in lines_of(done.out)
+    monkeypatch.chdir(saved / "faces" / "control")
+    assert list(lines_of(in_process("prepare.py", "runs", ".", "../focal").out)) == ["focal", "control"]
 
 
 def test_another_metric_another_reference_and_a_table(saved: Path, tmp_path: Path, in_process):
@@ -134,13 +167,17 @@ def test_folds_are_one_row_and_a_run_being_trained_is_said_so(saved: Path, in_pr
     make_run(saved, "five-folder", [0.1, 0.2, 0.31], hour=9)
     scores = {"mean": {"mask": {"macro_f1": 0.65}}, "std": {"mask": {"macro_f1": 0.05}}}
     (folds / "folds.json").write_text(json.dumps({"folds": 2, "finished": True, "config": config_of(), **scores}))
+    (saved / "faces" / "six").mkdir()
+    (saved / "faces" / "six" / "folds.json").write_text(json.dumps({"folds": 6, "config": config_of()}))
     lock(saved / "faces" / "begun")
     shown = run("prepare.py", "runs", saved)
     lines = lines_of(shown.out)
     assert shown.code == 0 and {"five", "five-folder"} <= set(lines) and "five-fold1" not in lines, shown.err
     assert lines["five"].split()[1:7] == ["finished", "2", "folds", "0.6500", "±", "0.0500"]
-    assert lines["begun"].split()[1] == "training"
+    assert lines["begun"].split()[1] == "training" and lines["six"].split()[1:5] == ["unfinished", "6", "folds", "–"]
     assert "five-fold1" in in_process("prepare.py", "runs", str(saved / "faces" / "five-fold1")).out
+    every = [str(folder) for folder in sorted((saved / "faces").iterdir())]
+    assert list(lines_of(in_process("prepare.py", "runs", *every, "--metric", "lr").out or shown.out)) == list(lines)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +189,7 @@ def test_folds_are_one_row_and_a_run_being_trained_is_said_so(saved: Path, in_pr
         (("saved", "--against", "faces/controll"), "did you mean 'faces/control'?"),
         (("damaged",), "config.json: cannot be read"),
         (("foreign",), "config.json: is not the config of a run of this project"),
-        (("torn",), "metrics.csv: cannot be read"),
+        (("torn",), "metrics.csv: the first line must begin with epoch,step"),
     ],
 )
 def test_what_is_no_run_is_said(saved: Path, tmp_path: Path, in_process, given: tuple[str, ...], message: str):
@@ -168,44 +205,70 @@ def test_what_is_no_run_is_said(saved: Path, tmp_path: Path, in_process, given: 
 # --- submissions -----------------------------------------------------------------------------------------------------
 
 
-def submitted(saved: Path, name: str, run: str, valid: float) -> Path:
+def submitted(saved: Path, name: str, run: str, valid: float, how: str = "", checkpoint: str = "best.pth") -> Path:
     file = saved.parent / name
     file.write_text(f"ImageID,ans\n{name},1\n")
-    record(saved, file, [saved / run / "checkpoints" / "best.pth"], [run], "", ("valid/joint/macro_f1", valid))
+    record(saved, file, [saved / run / "checkpoints" / checkpoint], [run], how, ("valid/macro_f1", valid))
     return file
 
 
 def test_leaderboard_scores_are_kept_beside_ours(saved: Path, in_process):
+    of_saved = ("--saved", str(saved))
     for name, run, valid, public in (
-        ("a.csv", "control", 0.8, 0.7),
-        ("b.csv", "focal", 0.9, 0.72),
+        ("a.csv", "control", 0.7, 0.65),
+        ("b.csv", "focal", 0.8, 0.72),
         ("c.csv", "leaky", 0.99, 0.6),
     ):
         file = submitted(saved, name, f"faces/{run}", valid)
-        done = in_process("prepare.py", "submissions", str(file), "--public", str(public), "--saved", str(saved))
+        done = in_process("prepare.py", "submissions", str(file), "--public", str(public), *of_saved)
         assert done.code == 0, done.err
-    # Gaps 0.10, 0.18, 0.39; ranks 1 2 3 here and 2 3 1 there.
-    assert "valid is 0.2233 above public on average of 3; their ranks correlate with -0.50" in done.out
+    # Gaps 0.05, 0.08, 0.39; ranks 1 2 3 here and 2 3 1 there.
+    assert "valid is 0.1733 above public on average of 3; their ranks correlate with -0.50" in done.out
     file.rename(moved := saved / "moved.csv")
-    done = in_process(
-        "prepare.py", "submissions", str(moved), "--private", "0.59", "--note", "of last week", "--saved", str(saved)
-    )
+    given = ("--private", "0.59123456", "--note", "of last week")
+    done = in_process("prepare.py", "submissions", str(moved), *given, *of_saved)
     assert done.code == 0 and "0.99" in done.out and "+0.3900" in done.out and "# of last week" in done.out
     kept = read_ledger(saved)[-1]
-    assert (kept.public, kept.private, kept.note, kept.runs) == ("0.6", "0.59", "of last week", "faces/leaky")
+    assert [kept[k] for k in ("public", "private", "note")] == ["0.6", "0.59123456", "of last week"]
+    # What another checkpoint of a run scored, or one with further views, is not the score of its best one.
+    for name, valid, how in (("d.csv", 0.75, ""), ("e.csv", 0.8, "tta hflip")):
+        add_scores(saved, submitted(saved, name, "faces/focal", valid, how, "last.pth"), 0.1, 0.1, None)
     lines = lines_of(in_process("prepare.py", "runs", str(saved)).out)
-    assert lines["leaky"].split()[6:8] == ["0.6", "0.59"] and lines["focal"].split()[6] == "0.72"
+    assert lines["leaky"].split()[6:8] == ["0.6", "0.59123456"] and lines["focal"].split()[6] == "0.72"
+    assert "0.65" not in lines["control1"]
 
 
 def test_a_submission_written_again_keeps_its_scores(saved: Path):
     file = submitted(saved, "a.csv", "faces/control", 0.8)
     add_scores(saved, file, 0.7, None, None)
-    submitted(saved, "b.csv", "faces/focal", 0.9)
+    other = submitted(saved, "b.csv", "faces/focal", 0.9)
     submitted(saved, "a.csv", "faces/control", 0.8)
-    assert [(row.file, row.public) for row in read_ledger(saved)] == [
-        (str(file.with_name("b.csv")), ""),
-        (str(file), "0.7"),
+    assert [(row["file"], row["public"]) for row in read_ledger(saved)] == [(str(other), ""), (str(file), "0.7")]
+    # Other models with the same answers have a line of their own, and the same score.
+    submitted(saved, "a.csv", "faces/focal", 0.9)
+    assert [(row["runs"], row["valid"], row["public"]) for row in read_ledger(saved)[1:]] == [
+        ("faces/control", "0.800000", "0.7"),
+        ("faces/focal", "0.900000", "0.7"),
     ]
+
+
+def test_a_list_that_was_edited_elsewhere_is_kept_or_refused_whole(saved: Path):
+    file = submitted(saved, "a.csv", "faces/control", 0.8)
+    ledger = saved / "submissions.csv"
+    header, row = ledger.read_text().splitlines()
+    ledger.write_bytes(f"\ufeff{header},owner\r\n{row},Ana,\r\n".encode())
+    add_scores(saved, file, 0.7, None, None)
+    assert [(r["owner"], r["public"], r["file"]) for r in read_ledger(saved)] == [("Ana", "0.7", str(file))]
+    damaged = {
+        ledger.read_text().replace("0.7", "'0,7'"): "line 2: public: expected a number such as 0.7412, found ''0'",
+        ledger.read_text().replace(",0.7,", ",high,"): "line 2: public: expected a number such as 0.7412, found 'high'",
+        ledger.read_text().replace(",", ";"): "has no column 'time'; expected a table with commas",
+    }
+    for text, message in damaged.items():
+        ledger.write_text(text)
+        said = refused(add_scores, saved, file, 0.9, None, None)
+        assert message in said or "more cells" in said, said
+        assert ledger.read_text() == text
 
 
 def test_scores_of_no_submission_are_refused(saved: Path, tmp_path: Path):
@@ -215,7 +278,9 @@ def test_scores_of_no_submission_are_refused(saved: Path, tmp_path: Path):
     assert "submissions.csv does not know it; the one called so" in said and "had another content" in said
     assert "--public 71: expected a macro F1 from 0 to 1" in refused(add_scores, saved, file, 71, None, None)
     assert "no such submission" in refused(add_scores, saved, tmp_path / "none.csv", 0.7, None, None)
-    assert "no such folder" in refused(read_ledger, tmp_path / "none")
+    for place in (tmp_path / "none", file):
+        assert "no such folder" in refused(read_ledger, place)
+        assert "no such folder" in refused(add_scores, place, file, 0.7, None, None)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,9 @@ def test_command_predicts_the_evaluation_images_in_order(tmp_path: Path, in_proc
 
     def load(path: Path, *_: object) -> Loaded:
         offsets = {head: torch.zeros(len(names)) for head, names in classes.items()}
-        return Loaded(path, config, ColourReader(), classes, [[0.0] * 3, [1.0] * 3], offsets, {}, run_dir, "three/1", 2)
+        return Loaded(
+            path, config, ColourReader(), classes, [[0.0] * 3, [1.0] * 3], offsets, {}, run_dir, "three/1", 18
+        )
 
     monkeypatch.setattr("trainer.evaluate.load_for_evaluation", load)
     out = tmp_path / "submission.csv"
@@ -191,8 +193,11 @@ def test_command_predicts_the_evaluation_images_in_order(tmp_path: Path, in_proc
     assert out.read_text() == "ImageID,ans\n" + "".join(f"{name},{label}\n" for name, label in labels.items())
     assert f"submissions {out} --saved {tmp_path / 'saved'} --public SCORE" in done.out
     (entry,) = read_ledger(tmp_path / "saved")
-    assert (entry.runs, entry.how, entry.metric) == ("three/1", "soft vote, tta hflip", "valid/joint/macro_f1")
-    assert (entry.checkpoints, entry.file, float(entry.valid)) == ("a.pth;b.pth", str(out), 0.75)
+    known = {name: entry[name] for name in ("runs", "how", "metric", "checkpoints", "file", "valid")}
+    assert known == {
+        "runs": "three/1", "how": "soft vote, tta hflip", "metric": "valid/joint/macro_f1",
+        "checkpoints": "a.pth;b.pth", "file": str(out), "valid": "0.750000",
+    }  # fmt: skip
     # A calibration that calls everybody's mask 'normal' shows that the submission goes by it.
     files = [tmp_path / name for name in ("a.pth", "b.pth")]
     for file in files:

@@ -50,7 +50,7 @@ class Loaded:
     data: dict[str, Any]
     run_dir: Path
     run: str
-    epoch: int
+    step: int
 
 
 def load_for_evaluation(
@@ -88,7 +88,7 @@ def load_for_evaluation(
     offsets = {head: strength * torch.tensor(p, dtype=torch.float64, device=device) for head, p in log_prior.items()}
     run_dir = run_folder_of(path, Path(config.trainer.save_dir), state["run"]) or path.parent
     lay_out(model.to(device), torch.channels_last)
-    known = (state["data"], run_dir, state["run"], state["epoch"])
+    known = (state["data"], run_dir, state["run"], state["step"])
     return Loaded(path, config, model.eval(), classes, state["normalization"], offsets, *known)
 
 
@@ -175,11 +175,12 @@ def test_checkpoints(
     if out is None:
         out = models[0][0].run_dir / "report"
         check_output(out, "--out", folder=True)
-    explainer = _explainer(*models[0], rows[0], device) if explain else None
-    predictions = [
-        _predict_rows(loaded, labels, chosen, ensemble, device, notes.append)
-        for (loaded, labels), chosen in zip(models, rows)
-    ]
+    explainer, predictions = None, []
+    for (loaded, labels), chosen in zip(models, rows):
+        images = open_run_images(loaded.config, labels, notes.append)
+        data = FaceData(loaded.config, labels, images, {}, device)
+        explainer = _explainer(loaded, data, chosen) if explain else None
+        predictions.append(_predict_rows(loaded, labels, data, chosen, ensemble))
     first, labels = models[0]
     table = labels.frame.rows.iloc[rows[0]][["path", "group"]].assign(split=labels.split.iloc[rows[0]], labeled=True)
     heads = ensemble.answer(predictions)
@@ -219,26 +220,20 @@ def _with_heads(loaded: Loaded, labels: Labels) -> Labels:
     return replace(labels, frame=add_attributes(labels.frame, loaded.classes))
 
 
-def _explainer(loaded: Loaded, labels: Labels, rows: np.ndarray, device: torch.device) -> Explainer:
-    data = FaceData(loaded.config, labels, open_run_images(loaded.config, labels, lambda _: None), {}, device)
+def _explainer(loaded: Loaded, data: FaceData, rows: np.ndarray) -> Explainer:
     mean, std = loaded.normalization
-    explainer = Explainer(loaded.model, Normalize(mean, std, device), data, rows)
-    for head in loaded.classes:  # what cannot be explained is said before the work
-        explainer(head, np.arange(len(rows))[:1], np.zeros(1, np.int64))
+    explainer = Explainer(loaded.model, Normalize(mean, std, data.device), data, rows)
+    first = np.arange(min(len(rows), explainer.at_once))
+    for head in loaded.classes:  # what cannot be explained, or does not fit, is said before the work
+        explainer(head, first, np.zeros(len(first), np.int64))
     return explainer
 
 
 def _predict_rows(
-    loaded: Loaded,
-    labels: Labels,
-    rows: np.ndarray,
-    ensemble: Ensemble,
-    device: torch.device,
-    tell: Callable[[str], None],
+    loaded: Loaded, labels: Labels, data: FaceData, rows: np.ndarray, ensemble: Ensemble
 ) -> list[HeadPrediction]:
     """The heads of one model on rows of its label frame, each image through the model's own evaluation view."""
-    images = open_run_images(loaded.config, labels, tell)
-    probs = predict(loaded, FaceData(loaded.config, labels, images, {}, device), rows, ensemble.views)
+    probs = predict(loaded, data, rows, ensemble.views)
     table = labels.frame.rows
     return [
         HeadPrediction(head, names, table[head].to_numpy(np.int64)[rows], probs[head])

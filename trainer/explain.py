@@ -23,6 +23,7 @@ class Explainer:
 
     def __init__(self, model: nn.Module, normalize: Normalize, data: FaceData, rows: np.ndarray):
         self.model, self.normalize, self.data, self.rows = model, normalize, data, rows
+        self.at_once = data.config.data_loader.batch_size  # as in training, for this has gradients too
 
     def __call__(self, head: str, rows: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
         """RGB uint8 [H, W, 3] for each of `rows`, of the scored images, and its class int64. Raises UserError for
@@ -30,9 +31,10 @@ class Explainer:
         pictures: list[np.ndarray] = []
         for batch in self.data.batches_of(self.rows[rows]):
             images: Tensor = to_device(batch, self.data.device)["eval"]["image"]
-            wanted = torch.as_tensor(classes[len(pictures) : len(pictures) + len(images)], device=images.device)
-            maps = grad_cam(self.model, self.normalize(images), head, wanted).cpu().numpy()
-            pictures += [tinted(image, found) for image, found in zip(images.cpu().numpy(), maps)]
+            for part in images.split(self.at_once):
+                wanted = torch.as_tensor(classes[len(pictures) : len(pictures) + len(part)], device=part.device)
+                maps = grad_cam(self.model, self.normalize(part), head, wanted).cpu().numpy()
+                pictures += [tinted(image, found) for image, found in zip(part.cpu().numpy(), maps, strict=True)]
         return pictures
 
 

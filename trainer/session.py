@@ -228,9 +228,18 @@ def _saved_split(config: Config, run_dir: Path | None) -> Any:
 def _write_run_files(run_dir: Path, config: Config, seen: dict[str, Any], built: Built) -> None:
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     atomic_write(run_dir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
-    atomic_write(run_dir / "environment.json", json.dumps(seen, indent=2) + "\n")
+    atomic_write(run_dir / "environment.json", json.dumps(_with_first_start(run_dir, seen), indent=2) + "\n")
     if not (run_dir / "split.csv").exists():
         write_split(run_dir / "split.csv", built.labels.frame, built.labels.split)
+
+
+def _with_first_start(run_dir: Path, seen: dict[str, Any]) -> dict[str, Any]:
+    """Of a run that continues: when it was started first, and `continued` now."""
+    try:
+        started = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))["started"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return seen
+    return {**seen, "started": started, "continued": seen["started"]}
 
 
 def _logger(run_dir: Path, config: Config, state: dict[str, Any] | None) -> RunLogger:

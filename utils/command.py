@@ -56,6 +56,11 @@ def counter(doing: str) -> Callable[[int, int], None]:
     return show
 
 
+def printable(text: str) -> str:
+    """Names of files that are not UTF-8 with escapes in place of what a terminal cannot show."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _too_large(error: BaseException) -> NoReturn:
     said = (str(error) or "no more memory").partition("\n")[0]
     print(

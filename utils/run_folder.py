@@ -95,6 +95,11 @@ def fold_folder(folder: Path, fold: int) -> Path:
     return folder.with_name(f"{folder.name}-fold{fold}")
 
 
+def save_dir_of(run_dir: Path) -> Path:
+    """SAVE_DIR, absolute, of the run in SAVE_DIR/NAME/RUN_ID."""
+    return Path(os.path.abspath(run_dir)).parent.parent
+
+
 def is_run_folder(path: Path) -> bool:
     return (path / "checkpoints").is_dir()
 
