@@ -41,7 +41,7 @@ class LabelFrame:
     def __post_init__(self) -> None:
         columns = list(self.rows.columns)
         absent = [name for name in ("path", "group", *self.classes) if name not in columns]
-        if absent or not self.classes:
+        if absent:
             raise ValueError(f"a label frame needs path, group and one column per attribute; missing: {absent}")
         if len(set(columns)) != len(columns) or {"path", "group"} & set(self.classes):
             raise ValueError(f"column names must differ: {columns}, attributes {list(self.classes)}")

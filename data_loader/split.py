@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,12 @@ _SPELLINGS = {
 
 
 def make_split(
-    frame: LabelFrame, valid: float, test: float, stratify: Sequence[str] | None = None, seed: int = 0
+    frame: LabelFrame,
+    valid: float,
+    test: float,
+    stratify: Sequence[str] | None = None,
+    seed: int = 0,
+    only_train: Collection[str] = (),
 ) -> pd.Series:
     """[N] 'train', 'valid' or 'test' per row; no group is on two sides.
 
@@ -35,7 +40,8 @@ def make_split(
     the same images with different attributes in use are split alike where `stratify` names all of these.
 
     A column `split` of the reader is kept as it is; sides it does not name get their share of its training rows. Each
-    of several data sets is split by itself, so that one may bring such a column.
+    of several data sets is split by itself, so that one may bring such a column; all rows of those named in
+    `only_train` are for training.
     Raises UserError for impossible shares, an unknown attribute, a class that has no row in train or valid, and a
     `split` column that puts a group on two sides or leaves labeled rows out.
     """
@@ -46,13 +52,17 @@ def make_split(
     sides = np.full(len(frame), "train", dtype=object)
     drawn: dict[str, float] = {}
     for part in frame.parts():
+        if only_train and frame.rows[DATA_SET].iloc[part[0]] in only_train:
+            continue
         of_part, shares = _split_part(frame.with_rows(frame.rows.iloc[part]), strata[part], labeled[part], wanted, seed)
         sides[part] = of_part
         drawn |= shares
     split = pd.Series(sides, index=frame.rows.index, name="split")
     if drawn:
         given = ", ".join(f"split.{side} {share:g}" for side, share in drawn.items())
-        _check_classes(frame, split, ["train", *(["valid"] if "valid" in drawn else [])], given, "change the shares")
+        within = ~frame.rows[DATA_SET].isin(only_train).to_numpy() if only_train else None
+        checked = ["train", *(["valid"] if "valid" in drawn else [])]
+        _check_classes(frame, split, checked, given, "change the shares", within)
     return split
 
 
@@ -100,15 +110,22 @@ def make_folds(
 
 
 def make_fold_split(
-    frame: LabelFrame, folds: int, fold: int, test: float, stratify: Sequence[str] | None = None, seed: int = 0
+    frame: LabelFrame,
+    folds: int,
+    fold: int,
+    test: float,
+    stratify: Sequence[str] | None = None,
+    seed: int = 0,
+    only_train: Collection[str] = (),
 ) -> pd.Series:
     """[N] 'train', 'valid' or 'test' per row: fold number `fold` (1 … `folds`) is valid.
 
     The test rows (a share drawn first, or those of the reader's column `split`) are the same for all folds and in none
-    of them. What such a column calls train and valid is dealt out together.
+    of them. What such a column calls train and valid is dealt out together. `only_train`: as in `make_split`.
     """
-    held = make_split(frame, 0.0, test, stratify, seed) == "test"
-    number = make_folds(frame, folds, stratify, seed, ~held)
+    held = make_split(frame, 0.0, test, stratify, seed, only_train) == "test"
+    within = ~held & ~frame.rows[DATA_SET].isin(only_train) if only_train else ~held
+    number = make_folds(frame, folds, stratify, seed, within)
     split = np.select([held, number == fold], ["test", "valid"], "train")
     return pd.Series(split, index=frame.rows.index, name="split", dtype=object)
 
@@ -237,6 +254,21 @@ def read_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, pd.Series]:
 
     Raises UserError if the file does not hold a split or is about other images than `frame`.
     """
+    table = _split_table(path)
+    now = pd.Index(frame.rows["path"])
+    added, removed = now.difference(table.index), table.index.difference(now)
+    if len(added) or len(removed):
+        names = ", ".join([*added[:2], *removed[:2]])
+        raise UserError(
+            f"{path}: the data has changed since: {len(added):,} rows were added and {len(removed):,} removed "
+            f"(such as {names})"
+        )
+    table = table.loc[now].reset_index(drop=True)
+    return table["split"], (table["labeled"] == "true").rename("labeled")
+
+
+def _split_table(path: Path) -> pd.DataFrame:
+    """group, split and labeled by path. Raises UserError if the file does not hold a split."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
         table = table.set_index("path")[["group", "split", "labeled"]]
@@ -252,33 +284,36 @@ def read_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, pd.Series]:
         or not set(table["labeled"]) <= {"true", "false"}
     ):
         raise UserError(f"{path}: expected every path once, split one of {', '.join(SIDES)}, labeled true or false")
-    now = pd.Index(frame.rows["path"])
-    added, removed = now.difference(table.index), table.index.difference(now)
-    if len(added) or len(removed):
-        names = ", ".join([*added[:2], *removed[:2]])
-        raise UserError(
-            f"{path}: the data has changed since: {len(added):,} rows were added and {len(removed):,} removed "
-            f"(such as {names})"
-        )
-    table = table.loc[now].reset_index(drop=True)
-    return table["split"], (table["labeled"] == "true").rename("labeled")
+    return table
 
 
-def reuse_split(path: Path, frame: LabelFrame) -> pd.Series:
-    """[N] the split of another run's split.csv, as it is. Raises UserError if it does not fit the images, puts a group
-    on two sides (groups may have become larger), or leaves a class without a row in train, or in valid if there is any.
+def reuse_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, str]:
+    """[N] the split of another run's split.csv, and what has changed since: images that are gone are left out, new ones
+    follow their group and else are for training.
+
+    Raises UserError if it knows none of the images, puts a group on two sides (groups may have become larger), or
+    leaves a class without a row in train, or in valid if there is any.
     """
     try:
-        split = read_split(path, frame)[0]
+        table = _split_table(path)
     except UserError as error:
         raise UserError(f"split.from: {error}") from None
+    paths = frame.rows["path"]
+    split = paths.map(table["split"]).rename("split")
+    new, gone = int(split.isna().sum()), len(table.index.difference(pd.Index(paths)))
+    if new == len(frame):
+        raise UserError(f"split.from: {path} is about other images: none of its {len(table):,} is in the data")
+    of_group = dict(zip(table["group"], table["split"]))
+    split = split.fillna(frame.rows["group"].map(of_group)).fillna("train")
     try:
         check_leakage(frame, split)
     except UserError as error:
         raise UserError(f"split.from {path}: {error}") from None
     sides = [side for side in ("train", "valid") if side == "train" or (split == side).any()]
     _check_classes(frame, split, sides, f"split.from {path}", "draw another split")
-    return split
+    changed = [f"{gone:,} of its images are gone"] if gone else []
+    changed += [f"{new:,} new ones follow their group, or are for training"] if new else []
+    return split, "; ".join([f"split: as in {path}; nothing is drawn", *changed])
 
 
 def split_digest(frame: LabelFrame, split: pd.Series) -> str:

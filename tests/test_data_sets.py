@@ -253,6 +253,41 @@ def test_a_split_that_one_data_set_brings_is_kept(faces):
     assert sides["celeba", "valid"] == 15 and ("celeba", "test") not in sides
 
 
+@pytest.mark.parametrize("folds", [{}, {"split__folds": 3, "split__fold": 2}])
+def test_a_data_set_may_be_for_training_only(faces, folds):
+    parts = config_of(faces).to_dict()["dataset"]
+    parts[1] |= {"split": "train", "attributes": ["gender"]}
+    alone = prepare_labels(config_of(faces, dataset=parts[:1], **folds))
+    labels = prepare_labels(config_of(faces, dataset=parts, split__stratify=["gender"], **folds))
+    of_set = labels.frame.rows["dataset"]
+    assert set(labels.split[of_set == "celeba"]) == {"train"} and set(labels.split[of_set == "utk"]) > {"valid"}
+    if folds:
+        assert (labels.split[of_set == "utk"] == "valid").sum() == (alone.split == "valid").sum()
+    parts[1]["attributes"] = None  # a head that is known there alone is learned and not scored
+    config = config_of(faces, dataset=parts, **folds)
+    notes = build_trainer(config, torch.device("cpu"), World(), {}, tell=lambda _: None).notes
+    assert "warning: bangs: no validation image has a label, so it is not scored" in notes
+
+
+def test_images_without_any_label_teach_the_heads_of_the_others(faces, tmp_path):
+    """Such as those that a competition evaluates; also an ImageFolder that has nothing but its folder 'unlabeled'."""
+    for place in ("flat", "folder/unlabeled"):
+        shutil.copytree(faces / "celeba" / "CelebA-HQ-img", tmp_path / place / "a")
+    parts = config_of(faces).to_dict()["dataset"][:1]
+    parts.append({"type": "UnlabeledImages", "name": "flat", "args": {"root": str(tmp_path / "flat")}})
+    parts.append({"type": "ImageFolder", "name": "folder", "args": {"root": str(tmp_path / "folder")}})
+    built = build_trainer(config_of(faces, dataset=parts), torch.device("cpu"), World(), {}, tell=lambda _: None)
+    trainer, frame = built.trainer, built.labels.frame.rows
+    assert set(trainer.classes) == {"gender", "age"}
+    assert frame["dataset"].value_counts().to_dict() == {"utk": 80, "flat": 60, "folder": 60}
+    rows = [row for batch in trainer.data.train_batches(0, 12, {}) for row in batch["unlabeled"]["row"].tolist()]
+    shown = frame["dataset"].iloc[rows].value_counts(normalize=True)
+    assert shown["flat"] > 0.15 and shown["folder"] > 0.15
+    (tmp_path / "empty").mkdir()
+    parts[1]["args"]["root"] = str(tmp_path / "empty")
+    assert "data set 'flat': dataset.1.args.root: no image in" in refused(read_labels, config_of(faces, dataset=parts))
+
+
 def test_hidden_labels_are_drawn_in_each_data_set(faces):
     config = config_of(faces, labels__labeled={"utk": {"count": 10}})
     labels = prepare_labels(config)

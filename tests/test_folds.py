@@ -165,8 +165,19 @@ def test_a_split_is_taken_from_another_run_and_refused_where_it_leaks(tmp_path, 
     table.assign(labeled="true", split=np.where(reds, "valid", "train")).to_csv(path, index=False)
     with pytest.raises(UserError, match=r"class 'blue' of hue .* has none in valid"):
         prepare_labels(config)
-    table.iloc[1:].assign(labeled="true").to_csv(path, index=False)
-    with pytest.raises(UserError, match="1 rows were added"):
+    # Of a set that has changed, such as after corrections that drop a person: what is known stays where it was.
+    changed = table.iloc[1:].assign(labeled="true", path=lambda rows: rows["path"].replace(table["path"].iloc[9], "x"))
+    changed.to_csv(path, index=False)
+    third = prepare_labels(config)
+    kept = third.frame.rows["path"].isin(changed["path"]).to_numpy()
+    assert (third.split[kept] == first.split[kept]).all() and (~kept).sum() == 2
+    sides = dict(zip(changed["group"], changed["split"]))
+    groups = third.frame.rows["group"][~kept]
+    assert list(third.split[~kept]) == [sides.get(group, "train") for group in groups]
+    said = "1 of its images are gone; 2 new ones follow their group, or are for training"
+    assert third.frame.history[-1].endswith(said)
+    table.assign(labeled="true", path="other/" + table["path"]).to_csv(path, index=False)
+    with pytest.raises(UserError, match="is about other images: none of its 96 is in the data"):
         prepare_labels(config)
 
 

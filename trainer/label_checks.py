@@ -53,7 +53,7 @@ def check_classes(config: Config, labels: Labels) -> list[str]:
     if not labels.frame.labeled[labels.split == "train"].any():
         raise UserError("no training image has a label; look at split and labels.labeled")
     warnings = []
-    for head, names in labels.frame.classes.items():
+    for head, names in labels.frame.heads.items():
         if _is_off(config, head):
             continue
         values = labels.frame.rows.loc[labels.split == "train", head]

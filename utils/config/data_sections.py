@@ -27,6 +27,8 @@ class NamedDataSet(DataSet):
 
     name: FileName | None = None
     """What the data set is called; its images are NAME/…; null: the type."""
+    split: Literal["train"] | None = None
+    """"train": all its images are for training, such as synthetic ones; null: as `split` says."""
 
     @property
     def title(self) -> str:
