@@ -55,6 +55,14 @@ def parse_arguments() -> argparse.Namespace:
         help="apply a calibration.json that --fit wrote for these checkpoints",
     )
     parser.add_argument(
+        "--by",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COLUMN",
+        help="scores apart for each value of an attribute or of another column, such as mask, race or dataset",
+    )
+    parser.add_argument(
         "--explain",
         action="store_true",
         default=None,
@@ -75,6 +83,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     with exit_codes():
+        from report.slices import format_slices
         from report.table import format_table
         from trainer.ensemble import Ensemble
         from trainer.evaluate import test_checkpoints
@@ -89,7 +98,7 @@ def main() -> None:
         ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta, arguments.calibration)
         given = (ensemble, choose_device(arguments.device), arguments.config, arguments.set)
         if arguments.submission is not None:
-            for option in ("split", "out", "near_years", "fit", "explain"):
+            for option in ("split", "out", "near_years", "fit", "explain", "by"):
                 if getattr(arguments, option) not in (None, []):
                     name = f"--{option.replace('_', '-')}"
                     raise UserError(f"{name}: a submission is not scored, and is one file; leave it out")
@@ -102,10 +111,11 @@ def main() -> None:
             arguments.near_years,
             arguments.fit,
             bool(arguments.explain),
+            arguments.by,
         )
         for note in notes:
             print(f"note: {note}")
-        print(format_table(metrics))
+        print("\n\n".join(filter(None, [format_table(metrics), format_slices(metrics["by"])])))
         print(f"report: {out / 'index.html'}")
 
 

@@ -102,6 +102,10 @@ class BaseTrainer(ABC):
         """What goes wrong, a line each; once an epoch, with its log row, to which it may add."""
         return []
 
+    def about_best(self, epoch: int) -> str:
+        """What must be known of the best epoch, after its number."""
+        return ""
+
     def trainer_state(self) -> nn.Module | None:
         """A module whose buffers are this trainer's running statistics, kept in the checkpoint."""
         return None
@@ -260,7 +264,9 @@ class BaseTrainer(ABC):
             return
         monitor, value = self.monitor, ""
         if monitor.best is not None:
-            value = f" ({monitor.name} {monitor.best:.4f}, epoch {monitor.best_epoch})"
+            value = (
+                f" ({monitor.name} {monitor.best:.4f}, epoch {monitor.best_epoch}{self.about_best(monitor.best_epoch)})"
+            )
         if monitor.exhausted and self.step < self.epochs * self.steps_per_epoch:
             self.logger.info(f"early stop: no better {monitor.name} for {monitor.bad_epochs} epochs{value}")
         self.files.save_last({**self.state_dict(), "finished": True})

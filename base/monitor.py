@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 
 class Monitor:
-    """monitor: `max NAME` or `min NAME`; patience: stop after exactly this many epochs without improvement.
+    """monitor: `max NAME` or `min NAME`; patience: stop after exactly this many epochs without improvement, not
+    counting those up to `warm_up`.
 
     Where the value is not measured at every epoch, at the first measurement after as many.
     """
@@ -17,7 +18,7 @@ class Monitor:
         self.patience = patience
         self.best: float | None = None
         self.best_epoch = 0
-        self.bad_epochs = 0
+        self.bad_epochs = self.warm_up = 0
 
     def update(self, epoch: int, values: Mapping[str, float]) -> bool:
         """True if this epoch is the best so far; one without the value, or where it is not a number, never is."""
@@ -30,7 +31,7 @@ class Monitor:
         if better:
             self.best, self.best_epoch, self.bad_epochs = value, epoch, 0
         else:
-            self.bad_epochs = epoch - self.best_epoch
+            self.bad_epochs = max(0, epoch - max(self.best_epoch, self.warm_up))
         return better
 
     @property

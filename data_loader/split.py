@@ -321,6 +321,13 @@ def split_digest(frame: LabelFrame, split: pd.Series) -> str:
     return _digest(frame.rows["path"], frame.rows["group"], split)
 
 
+def valid_label_digest(frame: LabelFrame, split: pd.Series) -> str:
+    """SHA-256 (hex) of the names of the labels that validation scores by, in whatever order of the rows."""
+    rows = frame.rows[(split == "valid").to_numpy()]
+    named = (np.array([*names, ""], dtype=object)[rows[head]] for head, names in sorted(frame.heads.items()))
+    return _digest(rows["path"], *(pd.Series(column) for column in named))
+
+
 def label_digest(frame: LabelFrame) -> str:
     """SHA-256 (hex) of the class numbers of every row in use, in whatever order."""
     return _digest(frame.rows["path"], *(frame.rows[head].astype(str) for head in frame.heads))

@@ -1,4 +1,4 @@
-"""Views: one augmentation pipeline of an image, from a preset's name or a list of albumentations transforms."""
+"""Views: one augmentation pipeline of an image, from a preset's name or a list of presets and transforms."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class View:
         self.height, self.width = size
         self.steps: list[Transform | A.Compose] = []
         library: list[Any] = []
-        for i, step in enumerate(_steps(spec, size)):
+        for i, step in _steps(spec, size):
             if callable(step):
                 self.steps += [*_composed(library), step]
                 library = []
@@ -145,8 +145,15 @@ def is_random(view: View, draws: int = 16) -> bool:
     return bool(view.steps) and any(not np.array_equal(first, view(image, seed)) for seed in range(1, draws))
 
 
-def _steps(spec: Spec, size: tuple[int, int]) -> Sequence[Any]:
-    return PRESETS[spec](*size) if isinstance(spec, str) else spec
+def _steps(spec: Spec, size: tuple[int, int]) -> list[tuple[int, Any]]:
+    """Each step with its place in the config's list, in which a preset's name stands for its steps."""
+    if isinstance(spec, str):
+        return list(enumerate(PRESETS[spec](*size)))
+    steps: list[tuple[int, Any]] = []
+    for place, step in enumerate(spec):
+        is_preset = isinstance(step, str) and step in PRESETS
+        steps += [(place, part) for part in (PRESETS[step](*size) if is_preset else [step])]
+    return steps
 
 
 def _composed(transforms: list[Any]) -> list[A.Compose]:
@@ -157,7 +164,7 @@ def view_problems(spec: Spec, size: tuple[int, int], where: str) -> list[str]:
     """What is wrong with a view that is known to name existing transforms, one line each; each is tried on an image."""
     problems = []
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    for i, transform in enumerate(_steps(spec, size)):
+    for i, transform in _steps(spec, size):
         if callable(transform):
             continue
         name = transform if isinstance(transform, str) else dict(transform)["type"]

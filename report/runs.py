@@ -40,7 +40,8 @@ FALLING = re.compile("loss|ece|nll")
 class Run:
     """A run, or the folds of one config: then `folds` is what folds.json says of them.
 
-    folder: absolute. validated_on: equal for runs that were validated on the same images; of folds, for the same folds.
+    folder: absolute. validated_on, valid_labels: equal for runs that were validated on the same images, by the same
+    labels; of folds, for the same folds.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Run:
     epochs: Sequence[Epoch]
     started: datetime
     validated_on: str
+    valid_labels: str = ""
     folds: Mapping[str, Any] | None = None
 
     @property
@@ -63,7 +65,10 @@ class Run:
     @cached_property
     def monitor(self) -> Monitor:
         """As it was after the last epoch."""
-        monitor = Monitor(self.config["trainer"]["monitor"], self.config["trainer"]["early_stop"])
+        trainer = self.config["trainer"]
+        monitor = Monitor(trainer["monitor"], trainer["early_stop"])
+        warm_up = (trainer.get("args") or {}).get("warm_up_epochs") or 0
+        monitor.warm_up = warm_up if warm_up < trainer["epochs"] else 0
         for row in self.epochs:
             monitor.update(int(row["epoch"]), row)
         return monitor
@@ -118,7 +123,11 @@ class Comparison:
 
     def caveats(self, run: Run) -> list[str]:
         """Why a run's score cannot be compared with the reference's."""
-        found = ["! validated on other images"] if run.validated_on != self.reference.validated_on else []
+        found = []
+        if run.validated_on != self.reference.validated_on:
+            found.append("! validated on other images")
+        elif run.valid_labels != self.reference.valid_labels and run.valid_labels and self.reference.valid_labels:
+            found.append("! validated by other labels")
         split, *rest = self.metric.split("/")
         if split == "valid" and len(rest) == 1:
             heads, other = run.heads(rest[0]), self.reference.heads(rest[0])
@@ -212,7 +221,9 @@ def experiments(compared: Comparison) -> list[Experiment]:
         if entry.run.state in FINISHED and not math.isnan(entry.best):
             changes = [str(change) for change in _without_seeds(entry)]
             of_metric = sorted(entry.run.heads(compared.metric.rpartition("/")[2]))
-            of_seed = groups.setdefault(json.dumps([changes, entry.run.validated_on, of_metric]), {})
+            of_seed = groups.setdefault(
+                json.dumps([changes, entry.run.validated_on, entry.run.valid_labels, of_metric]), {}
+            )
             before = of_seed.setdefault(entry.run.seed, entry)
             if entry.run.started > before.run.started:
                 of_seed[entry.run.seed] = entry
@@ -276,10 +287,11 @@ def _read(folder: Path) -> Run:
     file = folder / "folds.json"
     if not file.exists():
         config = _config({"config": _json(folder / "config.json")}, folder / "config.json")
-        return Run(folder, config, read_epochs(folder), _started(folder), _valid_images(folder))
+        return Run(folder, config, read_epochs(folder), _started(folder), _valid_images(folder), _valid_labels(folder))
     known, first = _json(file), fold_folder(folder, 1)
     started = _started(first if first.is_dir() else folder)
-    return Run(folder, _config(known, file), [], started, f"folds {_valid_images(first)}", known)
+    images = f"folds {_valid_images(first)}"
+    return Run(folder, _config(known, file), [], started, images, _valid_labels(first), known)
 
 
 def _config(content: Any, file: Path) -> Mapping[str, Any]:
@@ -312,6 +324,14 @@ def _started(folder: Path) -> datetime:
     except (UserError, KeyError, TypeError, ValueError):
         file = next((folder / name for name in ("config.json", "folds.json") if (folder / name).exists()), folder)
         return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+
+
+def _valid_labels(folder: Path) -> str:
+    """A digest; blank where it is not known, as in runs of older versions."""
+    try:
+        return str(_json(folder / "environment.json").get("valid_labels") or "")
+    except (UserError, AttributeError):
+        return ""
 
 
 def _valid_images(folder: Path) -> str:

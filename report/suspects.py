@@ -27,12 +27,20 @@ class Suspect:
 
 
 def read_predictions(file: Path) -> tuple[pd.Series, list[HeadPrediction]]:
-    """The paths and the heads of an oof.csv or predictions.csv. Raises UserError for another table."""
+    """The paths and the heads of an oof.csv or predictions.csv, without images that the model was trained on: it has
+    learned their labels, also the wrong ones. Raises UserError for another table, or if none is left."""
     try:
         table = pd.read_csv(file, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not a table of predictions ({error})") from None
     table.columns = table.columns.astype(str)
+    if "split" in table:
+        table = table[table["split"] != "train"].reset_index(drop=True)
+        if not len(table):
+            raise UserError(
+                f"{file}: the model was trained on all of these images, so it agrees with their labels; use the "
+                "oof.csv of train.py --folds, or predictions of other images (test.py --split valid)"
+            )
     names = [column.removesuffix("/label") for column in table.columns if column.endswith("/label")]
     heads = [_head(table, name) for name in names if any(column.startswith(f"{name}/p/") for column in table.columns)]
     if "path" not in table or not heads:

@@ -7,7 +7,7 @@ from math import isfinite
 
 import numpy as np
 
-from report.evaluation import HeadPrediction
+from report.evaluation import HeadPrediction, compose_heads
 from utils.errors import UserError, did_you_mean
 from utils.joint import JOINT
 
@@ -41,12 +41,14 @@ def combine(
     A head of several checkpoints is voted on. soft: mean of the probabilities. hard: share of the checkpoints that
     choose a class; where classes tie, the mean probability decides. `weights` (one per checkpoint) make both weighted.
     A head of one checkpoint is returned as it is. Where no checkpoint has all heads, mask, gender and age come first.
-    Raises UserError if the checkpoints of a head differ in classes or labels, if only some have a joint head, and for
-    weights of which none counts.
+    Beside a joint head, a checkpoint that has all of its parts answers by their product.
+    Raises UserError if the checkpoints of a head differ in classes or labels, if only some have a joint head and others
+    not all of its parts, and for weights of which none counts.
     """
     if not checkpoints:
         raise ValueError("there is no checkpoint to combine")
     check_vote(len(checkpoints), vote, weights)
+    checkpoints = _joined(checkpoints)
     voters: dict[str, list[tuple[int, HeadPrediction]]] = {}
     for number, heads in enumerate(checkpoints):
         for head in heads:
@@ -54,7 +56,7 @@ def combine(
     if len(checkpoints) > len(voters.get(JOINT, checkpoints)):
         raise UserError(
             f"checkpoints with the head '{JOINT}' and checkpoints with {', '.join(n for n in voters if n != JOINT)} "
-            "cannot be combined: the joint label would be predicted twice; name models of one kind"
+            "cannot be combined: beside a joint head a checkpoint must have all of its parts, with the same classes"
         )
     if weights is not None and all(len(several) == 1 for several in voters.values()):
         raise UserError("--weights: no head is in two of the checkpoints, so there is nothing to weigh")
@@ -63,6 +65,19 @@ def combine(
         rank = {name: place for place, name in enumerate(JOINT_ORDER)}
         combined.sort(key=lambda head: rank.get(head.name, len(rank)))
     return combined
+
+
+def _joined(checkpoints: Sequence[Sequence[HeadPrediction]]) -> list[Sequence[HeadPrediction]]:
+    """Where one has a joint head, the others' parts of it as one such head."""
+    joint = next((head for heads in checkpoints for head in heads if head.name == JOINT), None)
+    if joint is None:
+        return list(checkpoints)
+    rank = {name: place for place, name in enumerate(JOINT_ORDER)}
+    found: list[Sequence[HeadPrediction]] = []
+    for heads in checkpoints:
+        composed = compose_heads(sorted(heads, key=lambda head: rank.get(head.name, len(rank))))
+        found.append([composed] if composed is not None and composed.classes == joint.classes else heads)
+    return found
 
 
 def _combine_head(

@@ -25,6 +25,7 @@ from report.evaluation import (
 from report.page.gallery import Explain, error_cells, unsure_right
 from report.page.page import Page, Section, render
 from report.pseudo_labels import PseudoLabelSection, pseudo_label_section
+from report.slices import slice_rows, slice_scores
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -45,14 +46,16 @@ def write_report(
     calibration: Mapping[str, Any] | None = None,
     cross_fitted: Sequence[HeadPrediction] = (),
     explain: Explain | None = None,
+    by: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Write all files into out_dir (made if needed) and return the content of metrics.json.
 
     rows: N rows in the order of the predictions, columns path (relative to root; where there are several, NAME/… to
     root[NAME]), group, split. metrics_csv: the run's table of epochs; without it, or if it is not there, the page
     has no training curves. ages: in years, where they are known. calibration: what was fitted or applied;
-    cross_fitted: heads for a second reliability diagram. explain: draws what speaks for a prediction. A head
-    without labels is not scored but its predictions are kept.
+    cross_fitted: heads for a second reliability diagram. explain: draws what speaks for a prediction. by: values of
+    columns, N each, for each of which scores are given apart. A head without labels is not scored but its
+    predictions are kept.
     Raises UserError if no head has a labeled image.
     """
     if any(len(head.labels) != len(rows) for head in heads):
@@ -72,6 +75,7 @@ def write_report(
         "heads": {head.name: results[head.name] for head in scored},
         "joint": results["joint"] if joint else None,
         "errors": error_taxonomy(scored, groups, ages),
+        "by": slice_scores(shown, groups, by or {}),
         "calibration": calibration,
         "warnings": [
             f"head '{head.name}' has no labeled image in split '{split}': it is not scored"
@@ -102,7 +106,8 @@ def write_report(
     except ValueError as error:  # pandas' parser errors: a damaged table must not cost the whole page
         notes = [*notes, f"{metrics_csv} cannot be read, so there are no training curves: {error}"]
     said = describe_errors(metrics["errors"])
-    page = render(Page(title, about, metrics, notes, sections, curves, said, pseudo_labels))
+    slices = {column: slice_rows(of_column) for column, of_column in metrics["by"].items()}
+    page = render(Page(title, about, metrics, notes, sections, curves, said, pseudo_labels, slices))
     atomic_write(out_dir / "index.html", page.encode("utf-8", "replace"))
     return metrics
 

@@ -423,13 +423,14 @@ def test_unknown_types_are_found_by_the_classes_and_by_the_catalogue(folder, sch
         optimizer__type="Adan",
         metrics=["acuracy"],
         views__weak="ligth",
-        views__strong=["HorizontalFlp"],
+        views__strong=["light", "HorizontalFlp", "ligth"],
         trainer__args={"threshold": "fixd", "align": "none"},
         trainer__monitor="max valid/acuracy",
     )
     found = [
         X + "views.weak: no preset 'ligth'; did you mean 'light'?",
-        X + "views.strong[0]: no transform 'HorizontalFlp'; did you mean 'HorizontalFlip'?",
+        X + "views.strong[1]: no preset or transform 'HorizontalFlp'; did you mean 'HorizontalFlip'?",
+        X + "views.strong[2]: no preset or transform 'ligth'; did you mean 'light'?",
         X + "metrics[0]: no metric 'acuracy'; did you mean 'accuracy'?",
         X + "optimizer.type: no optimizer 'Adan'; did you mean 'Adam'?",
         X + "trainer.args.threshold: no threshold 'fixd'; did you mean 'fixed'?",

@@ -285,7 +285,7 @@ def test_images_without_any_label_teach_the_heads_of_the_others(faces, tmp_path)
     assert shown["flat"] > 0.15 and shown["folder"] > 0.15
     (tmp_path / "empty").mkdir()
     parts[1]["args"]["root"] = str(tmp_path / "empty")
-    assert "data set 'flat': dataset.1.args.root: no image in" in refused(read_labels, config_of(faces, dataset=parts))
+    assert "dataset[1].args.root: no image in" in refused(read_labels, config_of(faces, dataset=parts))
 
 
 def test_hidden_labels_are_drawn_in_each_data_set(faces):

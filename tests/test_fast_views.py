@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from data_loader import fast_views
 from data_loader.dataset import FaceDataset
 from data_loader.fast_views import GEOMETRIC, OPERATIONS, BrightnessContrast, Cutout, shift, turn
-from data_loader.views import View
+from data_loader.views import View, view_problems
 from utils.random_state import sample_seeds
 
 HEIGHT, WIDTH = 80, 112
@@ -206,3 +206,16 @@ def test_the_same_row_looks_different_in_each_pass(photo):
         assert len(set(images)) > 20
     again = dataset.fetch("unlabeled", np.arange(2), np.arange(2) + 8)
     assert all((again[name] == passes[2][name][:2]).all() for name in views)
+
+
+def test_presets_and_transforms_follow_one_another(photo):
+    """A list is its parts in turn, on one stream of draws; messages count the config's entries."""
+    size, invert = photo.shape[:2], {"type": "InvertImg", "args": {"p": 1.0}}
+    before, after = View([invert, "flip_translate"], size), View(["flip_translate", invert], size)
+    plain = View("flip_translate", size)
+    for seed in range(5):
+        assert np.array_equal(before(photo, seed), plain(255 - photo, seed))
+        assert np.array_equal(after(photo, seed), 255 - plain(photo, seed))
+    assert view_problems(["randaugment", "none", {"type": "Normalize", "args": {}}], size, "views.train") == [
+        "views.train[2].type: leave Normalize out; views.normalize does it on the device"
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -161,7 +163,7 @@ def test_a_checkpoint_of_a_run_decides_by_all_its_male_classes(celeba: Path, tmp
         "normalization": [[0.5] * 3, [0.25] * 3],
         "data": {},
         "run": "tiny/1",
-        "epoch": 1,
+        "step": 1,
     }
     save_checkpoint(tmp_path / "run" / "checkpoints" / "last.pth", content)
     command = ["prepare.py", "males", "--root", str(celeba), "--out", str(tmp_path / "men.csv"), "-d", "cpu"]
@@ -241,7 +243,7 @@ def test_explore_finds_what_is_wrong(spoiled: Path, tmp_path: Path, in_process):
         assert text in problems
     assert said.out.count("problem: ") == len(check["problems"])
     page = (tmp_path / "look" / "index.html").read_text()
-    assert page.count("data:image/jpeg") == 24 and "images/000.png = images/twin.png" in page
+    assert page.count("<figure") == 24 and "images/000.png = images/twin.png" in page
 
     # A class that cannot be split is a problem on the page; what cannot be read at all is an error.
     few = """labels.filters=["hue == 'red' or group == 'g0'"]"""
@@ -250,6 +252,26 @@ def test_explore_finds_what_is_wrong(spoiled: Path, tmp_path: Path, in_process):
     assert json.loads((tmp_path / "refused" / "explore.json").read_text())["split"] is None
     said = in_process(*command, "-s", "dataset.args.frame=no.csv", "--out", str(tmp_path / "none"))
     assert said.code == 2 and not (tmp_path / "none").exists()
+
+
+def test_explore_draws_the_views_that_the_config_trains_with(tmp_path: Path, tiny_faces: Path, in_process):
+    views = {"size": [32, 24], "weak": "none", "strong": [{"type": "HorizontalFlip", "args": {"p": 1.0}}]}
+    config = write_config(tmp_path, tiny_faces, views=views)
+    said = in_process("prepare.py", "explore", "-c", str(config), "--out", str(tmp_path / "look"))
+    assert said.code == 0, said.err
+    page = (tmp_path / "look" / "index.html").read_text()
+    drawn = {}
+    for name in ("eval", "train", "weak", "strong"):
+        data = re.findall(rf'src="data:image/jpeg;base64,([^"]+)" alt="views\.{name}, image', page)
+        drawn[name] = [cv2.imdecode(np.frombuffer(base64.b64decode(d), np.uint8), cv2.IMREAD_COLOR) for d in data]
+    assert {name: len(images) for name, images in drawn.items()} == {"eval": 2, "train": 12, "weak": 2, "strong": 2}
+    for plain, weak, strong in zip(drawn["eval"], drawn["weak"], drawn["strong"]):
+        assert plain.shape == (32, 24, 3) and np.array_equal(plain, weak)
+        assert np.abs(plain[:, ::-1].astype(float) - strong).mean() < 12 < np.abs(plain.astype(float) - strong).mean()
+    supervised = ("-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}")
+    said = in_process("prepare.py", "explore", "-c", str(config), *supervised, "--out", str(tmp_path / "other"))
+    page = (tmp_path / "other" / "index.html").read_text()
+    assert said.code == 0 and "views.train" in page and "views.strong" not in page
 
 
 def test_explore_shows_a_joint_label_in_its_parts(tmp_path: Path):

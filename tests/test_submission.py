@@ -122,6 +122,21 @@ def test_a_joint_model_answers_directly():
     ]
 
 
+def test_a_joint_model_votes_with_one_of_three_heads_by_their_product():
+    rng = np.random.default_rng(0)
+    parts = [HeadPrediction(name, names, np.array([1, -1]), rng.dirichlet(np.ones(len(names)), 2)) for name, names in
+             (("gender", GENDER), ("age", AGE), ("mask", MASK))]  # fmt: skip
+    names = joint_names((MASK, GENDER, AGE))
+    joint = HeadPrediction("joint", names, np.array([joint_label(1, 1, 1), -1]), rng.dirichlet(np.ones(18), 2))
+    (found,) = combine([[joint], parts], "soft", [1, 3])
+    gender, age, mask = (part.probs for part in parts)
+    product = np.einsum("nm,ng,na->nmga", mask, gender, age).reshape(2, 18)
+    np.testing.assert_allclose(found.probs, (joint.probs + 3 * product) / 4)
+    assert found.labels.tolist() == joint.labels.tolist() and found.classes == names
+    for rest in (parts[:2], [*parts[:2], head("mask", ("a", "b", "c"), [0, 1])]):
+        assert "must have all of its parts" in refused(combine, [[joint], rest])
+
+
 def test_heads_that_make_no_answer():
     names = joint_names((MASK, GENDER, AGE))
     assert "joint" in refused(joint_answers, [head("mask", MASK, [0])])

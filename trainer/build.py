@@ -17,10 +17,18 @@ from data_loader.cache import Images, open_images
 from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
+from data_loader.split import valid_label_digest
 from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
-from trainer.label_checks import check_classes, check_heads, check_same_labels, check_scored
+from trainer.label_checks import (
+    check_classes,
+    check_heads,
+    check_losses,
+    check_same_labels,
+    check_scored,
+    group_notes,
+)
 from trainer.optimizer import build_optimizer
 from trainer.schedule import build_scheduler, check_schedule_reaches, warm_up_notes
 from trainer.speed import check_speed, choose_speed, record_precision
@@ -47,6 +55,11 @@ class Built:
     labels: Labels
     notes: list[str]
 
+    @property
+    def valid_labels(self) -> str:
+        """Equal for runs that are scored by the same labels."""
+        return valid_label_digest(self.labels.frame, self.labels.split)
+
 
 @says_where
 def build_trainer(
@@ -68,6 +81,7 @@ def build_trainer(
     trainer_type = KINDS["trainer"].find(config.trainer.type, config.where("trainer.type"))
     streams, learns_labels = getattr(trainer_type, "streams"), "plain" in getattr(trainer_type, "trains_heads")  # noqa: B009
     check_heads(config, labels)
+    about_losses = check_losses(config, labels) if learns_labels else []
     without = [*check_classes(config, labels), *check_scored(config, labels)] if learns_labels else []
     heads = {head: len(names) for head, names in labels.frame.heads.items()}
     model = build_model(config, heads, load_weights=state is None).to(device)
@@ -114,10 +128,13 @@ def build_trainer(
     notes = [
         *labels.frame.history,
         *describe_split(labels),
+        *group_notes(labels),
         *without,
+        *about_losses,
         *data.notes,
         model.summary(),
         *warm_up_notes(config, trainer),
+        *_short_notes(config),
         *([weights.line()] if weights else []),
     ]
     if is_frozen(model) and config.data_loader.feature_views is None:
@@ -125,6 +142,19 @@ def build_trainer(
             "no gradient reaches the backbone: data_loader.feature_views=1 would compute its features only once"
         )
     return Built(trainer, labels, [*notes, *measured])
+
+
+def _short_notes(config: Config) -> list[str]:
+    """What is seldom meant."""
+    notes = []
+    lr, backbone_lr = config.optimizer.args.get("lr"), config.optimizer.backbone_lr
+    if backbone_lr is not None and isinstance(lr, int | float) and backbone_lr > lr:
+        notes.append(
+            f"warning: optimizer.backbone_lr {backbone_lr:g} is above optimizer.args.lr {lr:g}, which the heads have"
+        )
+    if config.trainer.epochs == 1:
+        notes.append("warning: trainer.epochs: one epoch is a trial; a model is seldom to be judged by it")
+    return notes
 
 
 def open_run_images(config: Config, labels: Labels, tell: Any) -> Images:

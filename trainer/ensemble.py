@@ -40,7 +40,7 @@ class Ensemble:
 
     def predictor(self) -> Predictor:
         """What a calibration is fitted for. Raises UserError if a checkpoint is missing."""
-        files = [checkpoint_in(path) for path in self.paths]
+        files = [checkpoint_in(path, best=True) for path in self.paths]
         for file in files:
             if not file.is_file():
                 load_checkpoint(file)  # raises, and says what is there

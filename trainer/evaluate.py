@@ -19,6 +19,7 @@ from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, draw_split, read_labels
 from data_loader.split import check_leakage
 from report.evaluation import HeadPrediction
+from report.slices import slice_columns
 from report.writer import write_report
 from trainer.build import build_model, open_run_images
 from trainer.calibrate import calibrate, check_fit
@@ -66,11 +67,14 @@ def load_for_evaluation(
     """
     if device.type == "cpu":
         keep_freed_memory()
-    path = checkpoint_in(path)
+    path = checkpoint_in(path, best=True)
     state = load_checkpoint(path)
     stored = config_from_dict(json.loads(state["config"]), str(path))
     config = apply_overrides(stored, overrides or [], config_file)
     changed = [line for line in differences(stored, config) if is_about(line, ANSWERING)]
+    scaled = [line for line in changed if is_about(line, ["views.normalize"])]
+    if scaled:
+        raise UserError(f"{path}: was trained with its own views.normalize; leave out {', '.join(scaled)} (-s or -c)")
     if calibrated and changed:
         raise UserError(
             f"{path}: a calibration holds for the model as it was trained; not with {', '.join(changed)} (-s or -c)"
@@ -155,11 +159,12 @@ def test_checkpoints(
     near_years: int | None = None,
     fit: Sequence[str] = (),
     explain: bool = False,
+    by: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Path, list[str]]:
     """Score checkpoints on a split and write the report; returns metrics, the report's folder and notes.
 
     fit: what to fit for later use (`temperature`, `thresholds`); the scores are those without it. explain: with
-    pictures of what speaks for the predictions.
+    pictures of what speaks for the predictions. by: columns, for each value of which scores are given apart.
     """
     check_fit(fit, ensemble, split)
     if explain and len(ensemble.paths) > 1:
@@ -172,6 +177,8 @@ def test_checkpoints(
     rows, said = common_rows(models, split)
     notes += said
     ages = known_ages(models, rows, near_years)
+    frame = models[0][1].frame
+    slices = slice_columns(frame.rows.iloc[rows[0]], frame.classes, by)
     if out is None:
         out = models[0][0].run_dir / "report"
         check_output(out, "--out", folder=True)
@@ -191,7 +198,7 @@ def test_checkpoints(
         table.reset_index(drop=True),
         heads,
         split=split,
-        checkpoints=[str(path) for path in ensemble.paths],
+        checkpoints=[str(loaded.path) for loaded, _ in models],
         root=labels.frame.roots or labels.frame.root,
         title=" + ".join(dict.fromkeys(loaded.config.name for loaded, _ in models)),
         about=first.config.about if len(models) == 1 else "",
@@ -201,6 +208,7 @@ def test_checkpoints(
         calibration=calibration,
         cross_fitted=cross_fitted,
         explain=explainer,
+        by=slices,
     )
     return metrics, out, notes
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_loader import data_check
-from data_loader.image_files import describe_files, inspect_all
+from data_loader.cache import open_images
+from data_loader.image_files import ImageFile, describe_files, inspect_all
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import draw_split, prepare_labels, read_labels
-from report.page.data_page import DataPage, Sheet, render_data_page
-from report.page.gallery import thumb
+from data_loader.views import View, is_random
+from report.page.data_page import DataPage, Sheet, ViewSheet, render_data_page
+from report.page.gallery import picture_of, thumb
+from trainer.components import KINDS
 from utils.config import Config
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.random_state import sample_seeds
 
 PER_CLASS = 12
 PER_JOINT_CLASS = 6
 MOST_JOINT_SHEETS = 20
+MOST_VIEWED, DRAWS = 8, 6  # images, and draws of each
 
 
 def explore(
@@ -63,11 +68,39 @@ def explore(
     check["problems"] = [*refused, *data_check.find_problems(check, config.views.shape)]
     kinds = " + ".join(part.type for _, part in config.data_sets)
     source = ", ".join([kinds, *map(str, frame.folders.values())])
-    page = DataPage(f"{config.name}: data", source, check, _sheets(parts, check))
+    views = [] if split is None else _views(config, frame, split.to_numpy() == "train", facts)
+    page = DataPage(f"{config.name}: data", source, check, _sheets(parts, check), views)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "explore.json", json.dumps(check, indent=1, ensure_ascii=False) + "\n")
     atomic_write(out / "index.html", render_data_page(page))
     return check
+
+
+def _views(config: Config, frame: LabelFrame, train: np.ndarray, facts: Sequence[ImageFile]) -> list[ViewSheet]:
+    """Draws of the views that the config's trainer uses, of training images that can be read, one of each class."""
+    whole = np.array([not fact.problem for fact in facts]) & train
+    rows: list[int] = []
+    for attribute, names in frame.classes.items():
+        values = frame.rows[attribute].to_numpy()
+        for index in range(len(names)):
+            rows += [int(row) for row in data_check.sample_rows(frame, whole & (values == index), 1)]
+    rows = list(dict.fromkeys(rows))[:MOST_VIEWED]
+    streams = getattr(KINDS["trainer"].find(config.trainer.type, config.where("trainer.type")), "streams")  # noqa: B009
+    used: dict[str, str] = {"eval": "validation, test and prediction"}
+    for stream, views in streams.items():
+        used |= dict.fromkeys(views.values(), f"{stream} images")
+    if not rows:
+        return []
+    files = [frame.file(str(frame.rows["path"].iloc[row])) for row in rows]
+    images = open_images(files, config.views.shape, "ram", Path(), crop=config.views.crop_shape)
+    specs = config.to_dict()["views"]
+    sheets: list[ViewSheet] = []
+    for name, purpose in used.items():
+        view = View(specs[name], config.views.shape, config.where(f"views.{name}"))
+        seeds = sample_seeds(config.seed, len(sheets), positions=np.arange(DRAWS if is_random(view) else 1))
+        drawn = [[picture_of(view(images[place], int(seed))) for seed in seeds] for place in range(len(rows))]
+        sheets.append(ViewSheet(name, purpose, drawn))
+    return sheets
 
 
 def _sheets(frame: LabelFrame, check: dict[str, Any]) -> list[Sheet]:

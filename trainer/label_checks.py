@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
 
+from data_loader.age import boundaries_of
+from data_loader.label_frame import DATA_SET
 from data_loader.prepare_labels import Labels
 from data_loader.split import label_digest
-from utils.config import Config
+from utils.config import Component, Config
 from utils.errors import ConfigError, UserError, did_you_mean
 from utils.joint import JOINT
+
+MANY_FOLDERS, FEW_IMAGES = 10, 30  # folders that may be persons rather than classes or archives
 
 
 def check_heads(config: Config, labels: Labels) -> None:
@@ -24,6 +29,72 @@ def check_heads(config: Config, labels: Labels) -> None:
                 raise ConfigError(f"{place}: the data has no attribute '{head}'{did_you_mean(head, heads)}")
     if heads and all(_is_off(config, head) for head in heads):
         raise ConfigError(f"{config.where('loss')}: the weight of every head is 0, so that nothing would be learned")
+
+
+def check_losses(config: Config, labels: Labels) -> list[str]:
+    """Notes about losses that go by the order of the classes, or correct an imbalance that the sampler corrects too.
+    Raises ConfigError for classes without an order, and for ages in another one."""
+    notes = []
+    sampler = config.data_loader.sampler
+    evens_out = (sampler if isinstance(sampler, str) else sampler.type) in ("balanced", "weighted")
+    for head, names in labels.frame.heads.items():
+        for loss, where in _parts_of(config, head):
+            if loss.type == "ordinal":
+                rising = tuple(sorted(names, key=_first_year))
+                if head == JOINT or (rising != names and boundaries_of(rising) is not None):
+                    why = "is a combination of attributes" if head == JOINT else f"are in the order {', '.join(names)}"
+                    advice = "use another loss" if head == JOINT else f"give dataset.args.classes: {', '.join(rising)}"
+                    raise ConfigError(f"{where}: ordinal goes by the order of the classes; '{head}' {why}; {advice}")
+                notes.append(f"ordinal loss of {head}: {' < '.join(names)}")
+            doubled = loss.type == "logit_adjustment" or loss.args.get("class_weight") is not None
+            if evens_out and doubled and not _is_off(config, head):
+                notes.append(
+                    f"warning: {where} ({loss.type}) and data_loader.sampler both correct the imbalance of {head}, so "
+                    "it is corrected twice; keep one of them, and make the other cross_entropy or random"
+                )
+    return notes
+
+
+def _parts_of(config: Config, head: str) -> list[tuple[Component, str]]:
+    """A head's loss, or those that a mixture adds, and where they are in the config."""
+    loss = config.loss_of(head)
+    if loss is None:
+        return []
+    name = head if isinstance(config.loss, dict) and head in config.loss else "default"
+    where = config.where(f"loss.{name}" if isinstance(config.loss, dict) else "loss")
+    if loss.type != "mixture":
+        return [(loss, where)]
+    parts: list[Any] = [{"type": part} if isinstance(part, str) else part for part in loss.args.get("parts", ())]
+    return [(Component.model_validate(part), where) for part in parts]
+
+
+def _first_year(name: str) -> float:
+    found = re.search(r"\d+", name)
+    return -1.0 if name.startswith("<") or found is None else float(found[0])
+
+
+def group_notes(labels: Labels) -> list[str]:
+    """Whether images belong together, for scores are too good where a person is in training and in validation."""
+    rows, notes = labels.frame.rows, []
+    for part in labels.frame.parts():
+        of_part = rows.iloc[part]
+        groups, title = of_part["group"].nunique(), ""
+        if labels.frame.roots:
+            title = f" of {of_part[DATA_SET].iloc[0]}"
+        if groups < len(of_part):
+            notes.append(f"groups{title}: {groups:,} of {len(of_part):,} images; none is on two sides of the split")
+            continue
+        notes.append(f"groups{title}: none, each of {len(of_part):,} images is for itself")
+        folder = of_part["path"].str.rpartition("/")[0]
+        sizes = folder.value_counts()
+        sides = labels.split.iloc[part].groupby(folder.to_numpy()).nunique()
+        torn = sides.index[sides > 1]
+        if len(sizes) >= MANY_FOLDERS and sizes.median() <= FEW_IMAGES and len(torn):
+            notes.append(
+                f"warning: split: {len(torn):,} of {len(sizes):,} folders have images on two sides (such as {torn[0]});"
+                " if a folder is a person, scores are too good: say so with dataset.args.group"
+            )
+    return notes
 
 
 def _is_off(config: Config, head: str) -> bool:

@@ -95,7 +95,7 @@ def open_classifier(path: Path, head: str | None, classes: Sequence[str] | None,
     its classes (`wear/male/<30` of a joint label counts).
     Raises UserError for any other file, and if no class is male.
     """
-    path = checkpoint_in(path)
+    path = checkpoint_in(path, best=True)
     if not path.is_file():
         raise UserError(f"--checkpoint {path}: no such file")
     try:

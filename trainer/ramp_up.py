@@ -39,6 +39,7 @@ class RampUpTrainer(SupervisedTrainer):
         self.lambda_u, self.ramp_up = lambda_u, ramp_up
         self.notes = self._notes_about(warm_up_epochs)
         self.warm_up_steps = warm_up_epochs * self.steps_per_epoch
+        self.monitor.warm_up = warm_up_epochs if warm_up_epochs < self.epochs else 0
         self.first_batch = {"unlabeled": self.warm_up_steps * self.config.trainer.accumulate}
 
     def _notes_about(self, warm_up_epochs: int) -> list[str]:
@@ -46,6 +47,11 @@ class RampUpTrainer(SupervisedTrainer):
             return []
         text = f"{warm_up_epochs} epochs of warm-up leave none of {self.epochs} to learn from unlabeled images"
         return [f"warning: trainer.args.warm_up_epochs: {text}; set it below trainer.epochs, 0 is none"]
+
+    def about_best(self, epoch: int) -> str:
+        if 0 < epoch <= self.monitor.warm_up:
+            return "; it lies in the warm-up, so what was kept has learned from labeled images alone"
+        return ""
 
     @property
     def ramp_start(self) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from data_loader.age import AGE, BOUNDARIES, YEARS, age_names, boundaries_of
 from data_loader.prepare_labels import Labels
-from data_loader.split import split_digest
+from data_loader.split import split_digest, valid_label_digest
 from report.errors import NEAR_YEARS, Ages
 from utils.errors import UserError
 from utils.joint import JOINT
@@ -37,7 +37,9 @@ def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.n
     if split == "all":
         return everything, []
     if split_digest(labels.frame, labels.split) == known["digest"]:
-        return everything[(labels.split == split).to_numpy()], []
+        same = known.get("valid_labels") in (None, valid_label_digest(labels.frame, labels.split))
+        changed = "labels of validation images have changed since this model was trained; scored is by today's"
+        return everything[(labels.split == split).to_numpy()], [] if same or split != "valid" else [changed]
     stored = dict(zip(known["path"], known["split"]))
     trained_groups = {g for g, s in zip(known["group"], known["split"]) if s == "train"}
     of_row = frame["path"].map(stored)

@@ -69,7 +69,7 @@ def train(
         lock(run_dir)
         _write_run_files(run_dir, config, seen, built)
         built.trainer.start_in(run_dir, _logger(run_dir, config, state))
-        for line in [*notes, *built.notes, f"run folder: {run_dir}"]:
+        for line in [*notes, *built.notes, _on_what(config, seen), f"run folder: {run_dir}"]:
             built.trainer.logger.info(line)
     wait_for_all()
     return built.trainer
@@ -79,7 +79,8 @@ def check(config: Config, device_name: str) -> list[str]:
     """Load and try everything, write nothing; returns what to print: data, model, memory and time of one step."""
     check_components(config)
     device = choose_device(device_name)
-    built = build_trainer(config, device, World(), environment(device, config.seed))
+    seen = environment(device, config.seed)
+    built = build_trainer(config, device, World(), seen)
     trainer = built.trainer
     trainer.step = getattr(trainer, "warm_up_steps", 0)
     batch = trainer.data.first_batch()
@@ -88,6 +89,7 @@ def check(config: Config, device_name: str) -> list[str]:
     steps = trainer.steps_per_epoch
     lines = [
         *built.notes,
+        _on_what(trainer.config, seen),
         f"{steps} steps an epoch, {config.trainer.epochs} epochs; {_memory(device)}",
         f"one step takes {min(seconds):.3g} s on {device}, an epoch about {min(seconds) * steps / 60:.1f} min",
         f"{config.name}: everything is in order",
@@ -102,6 +104,11 @@ def _time_step(trainer: BaseTrainer, batch: Any) -> float:
     if trainer.device.type == "cuda":
         torch.cuda.synchronize(trainer.device)
     return time.perf_counter() - started
+
+
+def _on_what(config: Config, seen: dict[str, Any]) -> str:
+    name = f" ({seen['device_name']})" if seen["device_name"] else ""
+    return f"device {seen['device']}{name}, precision {config.trainer.precision}"
 
 
 def _memory(device: torch.device) -> str:
@@ -228,7 +235,8 @@ def _saved_split(config: Config, run_dir: Path | None) -> Any:
 def _write_run_files(run_dir: Path, config: Config, seen: dict[str, Any], built: Built) -> None:
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     atomic_write(run_dir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
-    atomic_write(run_dir / "environment.json", json.dumps(_with_first_start(run_dir, seen), indent=2) + "\n")
+    seen = {**_with_first_start(run_dir, seen), "valid_labels": built.valid_labels}
+    atomic_write(run_dir / "environment.json", json.dumps(seen, indent=2) + "\n")
     if not (run_dir / "split.csv").exists():
         write_split(run_dir / "split.csv", built.labels.frame, built.labels.split)
 

@@ -35,27 +35,46 @@ def submit(
 ) -> None:
     """Predict the competition's evaluation images with checkpoints and write `out`, checked against info.csv.
 
-    The images are those beside the training data of the first checkpoint's config (`-s dataset.args.root=…` to move).
+    Each model sees those beside the training data of its own config, such as crops; `-s dataset.args.root=…` moves all.
+    Raises UserError if these are not the same ImageIDs.
     """
     checkpoints = list(load_ensemble(ensemble, device, config_file, overrides))
     if out.resolve() == (_ledger_folder(checkpoints[0]) / LEDGER).resolve():
         raise UserError(f"--submission {out}: is the list of submissions; choose another name")
-    data_sets = [part for _, part in checkpoints[0].config.data_sets]
+    places = [eval_files(_root_of(loaded)) for loaded in checkpoints]
+    info, names = places[0][0], [file.name for file in places[0][1]]
+    for loaded, (other, files) in zip(checkpoints, places):
+        different = set(names).symmetric_difference(file.name for file in files)
+        if different:
+            raise UserError(
+                f"{loaded.path}: {other} has other images than {info} ({len(different):,}, such as "
+                f"{min(different)}); models answer together about the same ones"
+            )
+
+    def predictions(loaded: Loaded, files: Sequence[Path]) -> list[HeadPrediction]:
+        of_name = {file.name: file for file in files}
+        images = open_files(loaded.config, [of_name[name] for name in names], tell)
+        return head_predictions(loaded, images, len(names), device, ensemble.views)
+
+    found = [predictions(loaded, files) for loaded, (_, files) in zip(checkpoints, places)]
+    answers = joint_answers(ensemble.answer(found))
+    counts = write_submission(info, dict(zip(names, answers.tolist())), out)
+    given = sum(count > 0 for count in counts)
+    for loaded in checkpoints:
+        tell(f"{loaded.path}: run {loaded.run}, step {loaded.step:,}")
+    for other in list(dict.fromkeys(place for place, _ in places))[1:]:
+        tell(f"some models see the images beside {other}, which are called the same")
+    tell(f"{out}: {len(names):,} images of {info}; {given} of {len(counts)} answers are given")
+    tell(_enter(ensemble, checkpoints, out))
+
+
+def _root_of(loaded: Loaded) -> str:
+    data_sets = [part for _, part in loaded.config.data_sets]
     data = next((part for part in data_sets if part.type == "MaskFaces"), data_sets[0])
     root = data.args.get("root")
     if not isinstance(root, str):
-        raise UserError(f"{ensemble.paths[0]}: its config has no dataset.args.root to find info.csv by")
-    info, files = eval_files(root)
-
-    def predictions(loaded: Loaded) -> list[HeadPrediction]:
-        images = open_files(loaded.config, files, tell)
-        return head_predictions(loaded, images, len(files), device, ensemble.views)
-
-    answers = joint_answers(ensemble.answer([predictions(loaded) for loaded in checkpoints]))
-    counts = write_submission(info, dict(zip((file.name for file in files), answers.tolist())), out)
-    given = sum(count > 0 for count in counts)
-    tell(f"{out}: {len(files):,} images of {info}; {given} of {len(counts)} answers are given")
-    tell(_enter(ensemble, checkpoints, out))
+        raise UserError(f"{loaded.path}: its config has no dataset.args.root to find info.csv by")
+    return root
 
 
 def _ledger_folder(loaded: Loaded) -> Path:
@@ -86,4 +105,5 @@ def _enter(ensemble: Ensemble, checkpoints: Sequence[Loaded], out: Path) -> str:
     command = ["python", "prepare.py", "submissions", str(out), "--public"]
     if ledger.resolve() != (Path("saved") / ledger.name).resolve():
         command[4:4] = ["--saved", str(folder)]
-    return f"entered in {ledger}; keep what the leaderboard says:  {shlex.join(command)} SCORE"
+    score = "" if own is None else f" with {METRIC} {valid:.4f}"
+    return f"entered in {ledger}{score}; keep what the leaderboard says:  {shlex.join(command)} SCORE"

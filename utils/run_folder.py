@@ -120,8 +120,8 @@ def run_folder_of(checkpoint: Path, save_dir: Path, run: str) -> Path | None:
     return next((place for place in (save_dir / run, checkpoint.parent / run) if place.is_dir()), None)
 
 
-def checkpoint_in(path: Path) -> Path:
-    """A checkpoint's path: `path` itself, or the last checkpoint of the run folder that `path` is.
+def checkpoint_in(path: Path, best: bool = False) -> Path:
+    """A checkpoint's path: `path` itself, or of the run folder that `path` is the last checkpoint, or the best one.
 
     Raises UserError for a folder of several runs.
     """
@@ -130,7 +130,7 @@ def checkpoint_in(path: Path) -> Path:
     if not is_run_folder(path) and (runs := run_folders(path.parent, path.name)):
         more = ", …" if len(runs) > 5 else ""
         raise UserError(f"{path}: is a folder of runs; name one: {', '.join(map(str, runs[:5]))}{more}")
-    return path / "checkpoints" / "last.pth"
+    return best_checkpoint(path) if best else path / "checkpoints" / "last.pth"
 
 
 def run_folders(save_dir: Path, name: str) -> list[Path]:

@@ -23,13 +23,24 @@ class Sheet:
 
 
 @dataclass(frozen=True)
+class ViewSheet:
+    """Some images as a view makes them; images: data URIs of the draws for each of them. name: of the view; used: for
+    what."""
+
+    name: str
+    used: str
+    images: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class DataPage:
-    """source: the kinds of data sets and their folders. check: what explore.json holds."""
+    """source: the kinds of data sets and their folders. check: what explore.json holds. views: of the same images."""
 
     title: str
     source: str
     check: Mapping[str, Any]
     sheets: Sequence[Sheet]
+    views: Sequence[ViewSheet] = ()
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _pictures(
         top = np.argsort(-probs, kind="stable")[:3]
         detail = "\n".join([path, *(f"{head.classes[i]}: {probs[i]:.3f}" for i in top)])
         file = _file(path, root)
-        seen = None if explained is None else _data_uri(_small(cv2.cvtColor(explained, cv2.COLOR_RGB2BGR)))
+        seen = None if explained is None else picture_of(explained)
         pictures.append(Picture(path, thumbnail(file), file.as_uri(), float(head.confidence[row]), detail, seen))
     return pictures
 
@@ -121,6 +121,11 @@ def thumbnail(file: Path) -> str | None:
         return None
     image = _decode(data)
     return None if image is None else _data_uri(_small(image))
+
+
+def picture_of(image: np.ndarray) -> str:
+    """image: RGB uint8 [H, W, 3]. Returns a data URI as `thumbnail` does."""
+    return _data_uri(_small(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)))
 
 
 def _small(image: np.ndarray) -> np.ndarray:

@@ -40,7 +40,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page; `curves` maps a title to a PNG, `errors` are lines about kinds of mistakes."""
+    """Everything on the page; `curves` maps a title to a PNG, `errors` are lines about kinds of mistakes, `slices` the
+    rows of a table for each column."""
 
     title: str
     about: str
@@ -50,6 +51,7 @@ class Page:
     curves: Mapping[str, bytes] = field(default_factory=dict)
     errors: Sequence[str] = ()
     pseudo_labels: Sequence[PseudoLabelSection] = ()
+    slices: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
     @property
     def explains(self) -> bool:

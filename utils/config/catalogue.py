@@ -78,7 +78,9 @@ def build_schema(kinds: Mapping[str, Kind]) -> Schema:
     for place, kind in PLACES.items():
         if kind in kinds:
             for holder, key in list(_holders(schema, place.split("."), schema)):
-                holder[key] = {"allOf": [holder[key], _ref(kind)]}
+                preset = {"allOf": [{"type": "string"}, _ref("preset")]}
+                reference = {"anyOf": [_ref(kind), preset]} if kind == "transform" and "preset" in kinds else _ref(kind)
+                holder[key] = {"allOf": [holder[key], reference]}
     _allow_partial_files(schema)
     return schema
 

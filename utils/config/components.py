@@ -145,6 +145,13 @@ def config_problems(config: Config, kinds: Mapping[str, Kind]) -> list[str]:
 def tree_problems(tree: Mapping[str, Any], lookup: Lookup) -> Iterator[Problem]:
     """What is wrong with the components of a config as JSON values, which need not be valid otherwise."""
     for key, kind, component in components_of(tree):
+        if kind == "transform" and isinstance(component, str) and "preset" in lookup.kinds:
+            if component in lookup.names("preset"):
+                continue
+            if lookup.lacks(kind, component):
+                near = did_you_mean(component, [*lookup.names("preset"), *lookup.names(kind)])
+                yield Problem(key, f"no preset or transform '{component}'{near}")
+                continue
         if kind in lookup.kinds:
             yield from component_problems(component, key, kind, lookup)
 

@@ -181,14 +181,14 @@ class Normalization(Section):
 
 
 def _view(default: str) -> Any:
-    return Field(default=default, json_schema_extra=says("a preset's name or a list of transforms"))
+    return Field(default=default, json_schema_extra=says("a preset's name or a list of presets and transforms"))
 
 
 Transforms = Name | list[Name | Component]
 
 
 class Views(Section):
-    """The augmentation pipelines of an image: a preset's name or a list of albumentations transforms."""
+    """The augmentation pipelines of an image: a preset's name, or a list of presets and albumentations transforms."""
 
     size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] = Field(
         default=224, json_schema_extra=says("a whole number ≥ 8 or a list [height, width] of them")
