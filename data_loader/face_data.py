@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from base.base_dataset import BaseDataset, Batch, as_is, checked, start_worker
 from data_loader.cache import Decoder, Images
+from data_loader.crops_mark import kind_of
 from data_loader.dataset import FaceDataset
 from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels
@@ -203,6 +204,7 @@ class FaceData:
             "digest": split_digest(self.labels.frame, split),
             "labels": label_digest(self.labels.frame),
             "valid_labels": valid_label_digest(self.labels.frame, split),
+            "crops": kind_of(self.labels.frame.folders.values()),
             "path": [str(path) for path in frame["path"]],
             "group": [str(group) for group in frame["group"]],
             "split": [str(name) for name in split],

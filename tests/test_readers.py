@@ -89,6 +89,15 @@ def test_image_folder_classes_are_the_sorted_folders(tmp_path: Path):
     assert "1 file (readme.txt) with another ending than .jpg" in "\n".join(frame.history)
 
 
+def test_image_folder_may_keep_its_classes_in_a_folder_labeled(tmp_path: Path):
+    root = touch(tmp_path, "labeled/1/b.jpg", "labeled/0/a.jpg", "labeled/2/c.jpg", "unlabeled/d.jpg")
+    frame = ImageFolder(str(root), attribute="hair")
+    assert list(frame.rows["path"]) == ["labeled/0/a.jpg", "labeled/1/b.jpg", "labeled/2/c.jpg", "unlabeled/d.jpg"]
+    assert frame.classes == {"hair": ("0", "1", "2")} and list(frame.rows["hair"]) == [0, 1, 2, -1]
+    touch(root, "other/e.jpg")  # then `labeled` is a class like it
+    assert ImageFolder(str(root)).classes == {"label": ("labeled", "other")}
+
+
 def test_image_folder_mistakes(tmp_path: Path):
     assert "no folder" in refused(ImageFolder, str(tmp_path / "nowhere"))
     assert "found a" in refused(ImageFolder, str(touch(tmp_path / "one", "a/1.jpg", "unlabeled/2.jpg")))

@@ -219,6 +219,30 @@ def test_a_shipped_config_says_nothing_of_this(faces):
         assert kind not in ("balanced", "weighted") or all(loss.type != "logit_adjustment" for loss in losses), name
 
 
+# Crops ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_face_crops_is_not_used_on_whole_pictures_without_a_word(faces, tmp_path, in_process):
+    shutil.copytree(faces / "faces", tmp_path / "faces")
+    (tmp_path / "faces" / "crops.csv").write_text("path\n")
+    models = {"crops": train(tmp_path, "gender", ["gender"]), "whole": train(faces, "whole", ["gender"])}
+    pictures = {"crops": tmp_path / "faces" / "images", "whole": faces / "faces" / "images"}
+    said = {
+        "crops": "was trained on face crops (prepare.py crops), these are not",
+        "whole": "was trained on whole pictures, these are face crops",
+    }
+    for model, path in models.items():
+        for shown, folder in pictures.items():
+            done = in_process(
+                "predict.py", "--resume", str(path), "-d", "cpu", "--out", str(tmp_path / "p.csv"), str(folder)
+            )
+            assert done.code == 0 and (said[model] in done.out) == (shown != model), done.out
+            root = f"dataset.args.root={folder.parent}"
+            given = ("-d", "cpu", "--split", "all", "--out", str(tmp_path / "out"), "-s", root)
+            done = in_process("test.py", "--resume", str(path), *given)
+            assert done.code == 0 and (said[model] in done.out) == (shown != model), done.out
+
+
 # Scores by column ----------------------------------------------------------------------------------------------------
 
 

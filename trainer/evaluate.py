@@ -14,6 +14,7 @@ import torch
 from base.base_dataset import Batch, to_device
 from base.scoring import Normalize
 from base.speed import lay_out
+from data_loader.crops_mark import crops_note
 from data_loader.data_sets import add_attributes
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, draw_split, read_labels
@@ -113,6 +114,8 @@ def labels_for_scoring(loaded: Loaded, split: str = "valid", tell: Callable[[str
     """
     config, known = loaded.config, loaded.data
     frame = read_labels(config)
+    for note in crops_note(loaded.path, known.get("crops"), frame.folders.values()):
+        tell(note)
     if split != "all" and config.split.from_file is None and set(frame.rows["path"]) == set(known["path"]):
         try:
             drawn, _ = draw_split(config, frame)

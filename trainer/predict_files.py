@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from base.base_dataset import Batch, checked
 from data_loader.cache import Decoder, Images, unreadable
+from data_loader.crops_mark import crops_note
 from data_loader.dataset import FaceDataset
 from data_loader.face_data import evaluation_batch
 from data_loader.readers.image_folder import EXTENSIONS, images_below
@@ -75,6 +76,7 @@ def predict_files(
     device: torch.device,
     config_file: Path | None = None,
     overrides: list[str] | None = None,
+    tell: Callable[[str], None] = print,
 ) -> tuple[pd.DataFrame, list[str]]:
     """One row a file: path and per head prediction, confidence and probabilities; where heads make a joint label
     together, its prediction and confidence. Files that cannot be read have only their path; what is wrong with them.
@@ -82,6 +84,8 @@ def predict_files(
     Raises UserError if none can be read.
     """
     models = list(load_ensemble(ensemble, device, config_file, overrides or []))
+    for note in notes_about(models, files):
+        tell(f"note: {note}")
     problems: dict[int, str] = {}
     try:
         found = _answers(ensemble, models, files, device)
@@ -94,6 +98,12 @@ def predict_files(
     table = found.drop(columns=[c for c in found if c == "split" or str(c).endswith("/label")])
     paths = pd.DataFrame({"path": [str(file) for file in files]})
     return paths.merge(table, on="path", how="left"), list(problems.values())
+
+
+def notes_about(models: Sequence[Loaded], files: Sequence[Path]) -> list[str]:
+    """Whether these are pictures of the kind that the models were trained on: face crops, or whole pictures."""
+    folders = {parent for file in files for parent in file.absolute().parents}
+    return [note for loaded in models for note in crops_note(loaded.path, loaded.data.get("crops"), folders)]
 
 
 def _answers(ensemble: Ensemble, models: Sequence[Loaded], files: Sequence[Path], device: torch.device) -> pd.DataFrame:

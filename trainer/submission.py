@@ -17,7 +17,7 @@ from report.submissions import LEDGER, record
 from trainer.build import open_files
 from trainer.ensemble import Ensemble
 from trainer.evaluate import Loaded, load_ensemble
-from trainer.predict_files import head_predictions
+from trainer.predict_files import head_predictions, notes_about
 from utils.errors import UserError
 from utils.joint import JOINT
 from utils.run_folder import is_run_folder, save_dir_of
@@ -52,6 +52,8 @@ def submit(
             )
 
     def predictions(loaded: Loaded, files: Sequence[Path]) -> list[HeadPrediction]:
+        for note in notes_about([loaded], files):
+            tell(f"note: {note}")
         of_name = {file.name: file for file in files}
         images = open_files(loaded.config, [of_name[name] for name in names], tell)
         return head_predictions(loaded, images, len(names), device, ensemble.views)

@@ -13,12 +13,13 @@ from data_loader.readers.table import existing_root, few
 from utils.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-UNLABELED = "unlabeled"
+LABELED, UNLABELED = "labeled", "unlabeled"
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def ImageFolder(root: str, attribute: str = "label") -> LabelFrame:
-    """Reads `root/CLASS/…/*.jpg` (.png, .webp, …); the classes are the folders' names, sorted.
+    """Reads `root/CLASS/…/*.jpg` (.png, .webp, …); the classes are the folders' names, sorted. They may lie in a folder
+    `labeled`, if there is nothing beside it but `unlabeled`.
 
     attribute: what the classes are called. A folder `unlabeled` holds unlabeled images, and may be the only one. Every
     image is its own group.
@@ -29,6 +30,10 @@ def ImageFolder(root: str, attribute: str = "label") -> LabelFrame:
     folder = existing_root(root)
     entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     names = tuple(name for name in entries if name != UNLABELED)
+    if names == (LABELED,):
+        inside = os.scandir(folder / LABELED)
+        names = tuple(sorted(f"{LABELED}/{e.name}" for e in inside if e.is_dir() and not e.name.startswith(".")))
+        entries = [*names, *(name for name in entries if name == UNLABELED)]
     if names and {name.lower() for name in names} <= _SPLITS:
         raise UserError(f"dataset.args.root: the folders of '{folder}' are splits, not classes: {', '.join(names)}")
     if len(names) < 2 and entries != [UNLABELED]:
@@ -42,7 +47,8 @@ def ImageFolder(root: str, attribute: str = "label") -> LabelFrame:
     rows["group"] = rows["path"]
     labels = [names.index(name) if name in names else -1 for name in entries for _ in paths[name]]
     rows[attribute] = np.array(labels, dtype=np.int64)
-    result = LabelFrame(rows, {attribute: names}, folder, (f"ImageFolder {folder}: {len(rows):,} images",))
+    classes = tuple(name.rpartition("/")[2] for name in names)
+    result = LabelFrame(rows, {attribute: classes}, folder, (f"ImageFolder {folder}: {len(rows):,} images",))
     loose = [entry.name for entry in os.scandir(folder) if is_image(entry.name)]
     if loose:
         result = result.note(f"{few(sorted(loose), 'image')} outside of the class folders, not used")
