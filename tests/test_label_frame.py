@@ -283,6 +283,25 @@ def test_celeba_label_frame_reads_labels_as_text(tmp_path):
     assert men.counts("forehead") == {"0": 1, "2": 1, "10": 1}
 
 
+def test_celeba_learns_several_columns_of_hand_labels(tmp_path):
+    root = celeba(tmp_path, range(8))
+    rows = ["0.jpg,0,1", "1,1,", "2,-1,3", "3,-1,-1", "4,,-1.0", "5,1,2"]
+    given = {"label_frame": table(root, "\n".join(["file,forehead,hair length", *rows, ""]))}
+    both = ["hair length", "forehead"]
+    frame = CelebAHair(str(root), **given, hand_labels=both)
+    assert frame.classes == {"hair length": ("1", "2", "3"), "forehead": ("0", "1")}
+    assert frame.rows["path"].tolist() == [f"CelebA-HQ-img/{n}.jpg" for n in (0, 1, 2, 4, 5, 6, 7)]
+    assert frame.rows["hair length"].tolist() == [0, -1, 2, -1, 1, -1, -1]
+    assert frame.rows["forehead"].tolist() == [0, 1, -1, -1, 1, -1, -1]
+    assert "left out (label -1): 1 images" in frame.history
+    for wrong in ([], ["forehead", "forehead"], ["forehead", "gender"]):
+        assert "dataset.args.hand_labels: expected different" in refused(
+            CelebAHair, str(root), **given, hand_labels=wrong
+        )
+    assert "hand_labels" in refused(CelebAHair, str(root), attribute="Bangs", hand_labels=both)
+    assert "did you mean 'hair length'?" in refused(CelebAHair, str(root), **given, hand_labels=["hair lenght"])
+
+
 def test_two_readers_share_nothing(tmp_path):
     root = str(celeba(tmp_path, range(20)))
     first, second = (CelebAHair(root, attribute="Bangs") for _ in range(2))

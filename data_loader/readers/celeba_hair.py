@@ -50,18 +50,20 @@ def CelebAHair(
     label_frame: str | None = None,
     attribute: str | list[str] | None = None,
     gender: Literal["male", "female"] | None = None,
+    hand_labels: list[str] | None = None,
 ) -> LabelFrame:
     """Reads `root/CelebA-HQ-img/*.jpg` with labels from a table or from the annotation.
 
-    label_frame: a CSV (relative to `root` or the working directory) with columns `file` and `forehead`; a blank label
-    is unlabeled, '-1' leaves the image out, an image without a row is unlabeled; other columns are kept. attribute: a
+    label_frame: a CSV (relative to `root` or the working directory) with columns `file` and `forehead`, or those that
+    `hand_labels` names, an attribute each; a blank label is unlabeled, '-1' leaves the image out (where it is in all of
+    them), an image without a row is unlabeled; other columns are kept. attribute: a
     name of the annotation such as `Bangs`, which gives attribute `bangs` with classes no_bangs, bangs; `Male` gives
     `gender` with classes male, female, as other readers have it. A list gives several, also beside a table. gender:
     keep only these, by the annotation. With an annotation there is a raw column `gender`. A group is a person where
     the identity and mapping files are present, else an image (or a pair of known duplicates).
     Raises UserError where names, numbers or labels of images, annotation, masks and table do not fit together.
     """
-    _check_arguments(label_frame, attribute, gender)
+    _check_arguments(label_frame, attribute, gender, hand_labels)
     annotated = [attribute] if isinstance(attribute, str) else attribute or []
     folder = existing_root(root)
     files = _image_files(folder)
@@ -70,13 +72,13 @@ def CelebAHair(
     rows["group"], group_notes = _groups(folder, files)
 
     labels: dict[str, tuple[str, ...]] = {}
+    by_hand = (hand_labels or [HAND_LABEL]) if label_frame is not None else []
     if label_frame is not None:
-        table, table_notes = _hand_labels(
-            locate(folder, label_frame, "label_frame"), files, [_annotated(a)[0] for a in annotated]
-        )
+        place = locate(folder, label_frame, "label_frame")
+        table, table_notes = _hand_labels(place, files, by_hand, [_annotated(a)[0] for a in annotated])
         rows = rows.merge(table, on="file", how="left", validate="one_to_one")
-        rows[HAND_LABEL] = rows[HAND_LABEL].fillna("")
-        labels[HAND_LABEL] = ()
+        rows[by_hand] = rows[by_hand].fillna("")
+        labels |= dict.fromkeys(by_hand, ())
         notes += table_notes
     if annotation is not None:
         rows["gender"] = np.where(annotation.column(MALE, files), *GENDER)
@@ -85,11 +87,12 @@ def CelebAHair(
             rows[head] = np.where(annotation.column(name, files), *(names if name == MALE else names[::-1]))
             labels[head] = names
 
-    rows, kept_notes = _kept(rows, gender)
-    if HAND_LABEL in labels:
-        labels[HAND_LABEL] = class_names(rows[HAND_LABEL])
-        if not labels[HAND_LABEL]:
-            raise UserError(f"{label_frame}: none of the {len(rows):,} images that are kept has a label")
+    rows, kept_notes = _kept(rows, gender, by_hand)
+    for column in by_hand:
+        labels[column] = class_names(rows[column])
+        if not labels[column]:
+            what = "a label" if len(by_hand) == 1 else f"a label in the column '{column}'"
+            raise UserError(f"{label_frame}: none of the {len(rows):,} images that are kept has {what}")
     heads = {name: indices(rows[name], names) for name, names in labels.items()}
     raw = rows.drop(columns=["path", "file", "group", *labels])
     table = rows[["path", "group"]].assign(**heads).join(raw)
@@ -101,12 +104,21 @@ def CelebAHair(
     return frame
 
 
-def _check_arguments(label_frame: str | None, attribute: str | list[str] | None, gender: str | None) -> None:
+def _check_arguments(
+    label_frame: str | None, attribute: str | list[str] | None, gender: str | None, hand_labels: list[str] | None
+) -> None:
     if (label_frame is None) == (attribute is None) and not (label_frame and isinstance(attribute, list)):
         raise UserError(
             "dataset.args: CelebAHair needs exactly one of 'label_frame' (a table) and 'attribute' (e.g. Bangs); "
             'to learn both, give a list of attributes, such as ["Male"], beside the table'
         )
+    if hand_labels is not None:
+        taken = {"path", "group", "file", "split", "gender"} & set(hand_labels)
+        if label_frame is None or not hand_labels or len(set(hand_labels)) < len(hand_labels) or taken:
+            raise UserError(
+                f"dataset.args.hand_labels: expected different label columns of 'label_frame', got {hand_labels}"
+                + (f"; '{min(taken)}' is none" if taken else "")
+            )
     if gender not in (None, *GENDER):
         raise UserError(f"dataset.args.gender: expected male or female, got '{gender}'")
     if isinstance(attribute, list):
@@ -145,30 +157,37 @@ def _annotation(folder: Path, files: list[str], needed: bool) -> tuple[Annotatio
     return annotation, [probe_masks(masks, annotation, files)] if masks.is_dir() else []
 
 
-def _hand_labels(path: Path, files: list[str], taken: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """The table with columns file, forehead and its raw columns, one row per file."""
+def _hand_labels(path: Path, files: list[str], columns: list[str], taken: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The table with its columns of labels and its raw columns, one row per file."""
     table = read_table(path)
-    need_columns(table, ["file", HAND_LABEL], path)
+    need_columns(table, ["file", *columns], path)
+    if set(columns) & set(taken):
+        both = min(set(columns) & set(taken))
+        raise UserError(f"{path}: '{both}' is called like an annotated attribute; rename the column")
     table["file"] = normalised(table["file"]).str.replace(r"(\.jpg)?$", ".jpg", n=1, regex=True)
-    table[HAND_LABEL] = normalised(table[HAND_LABEL])
-    table, notes = without_repeats(table, "file", [HAND_LABEL], path)
+    for column in columns:
+        table[column] = normalised(table[column])
+    table, notes = without_repeats(table, "file", columns, path)
     absent = list(table["file"][~table["file"].isin(files)])
     if absent:
         raise UserError(f"{path}: {few(absent, 'row')} without an image in {IMAGES} (mind that {OFF_BY_ONE})")
-    raw = raw_columns(table.drop(columns=["file", HAND_LABEL]), ["path", "group", "gender", HAND_LABEL, *taken])
+    raw = raw_columns(table.drop(columns=["file", *columns]), ["path", "group", "gender", *columns, *taken])
     rowless = len(files) - len(table)
     notes.append(f"{path.name}: {len(table):,} rows; {rowless:,} images without a row are unlabeled")
-    return pd.concat([table[["file", HAND_LABEL]], raw], axis=1), notes
+    return pd.concat([table[["file", *columns]], raw], axis=1), notes
 
 
-def _kept(rows: pd.DataFrame, gender: str | None) -> tuple[pd.DataFrame, list[str]]:
-    """The rows without those left out and of the other gender, and what to say about it."""
+def _kept(rows: pd.DataFrame, gender: str | None, by_hand: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows without those of the other gender and those left out in all columns of labels, and what to say about it.
+    Left out in some columns only, a row is not labeled there."""
     notes = []
     if gender is not None:
         keep = rows["gender"] == gender
         notes.append(f"gender {gender}: {int(keep.sum()):,} of {len(rows):,} images kept")
         rows = rows[keep]
-    left_out = rows.get(HAND_LABEL, pd.Series("", index=rows.index)) == LEFT_OUT
+    marked = rows[by_hand] == LEFT_OUT
+    left_out = marked.all(axis=1) if by_hand else pd.Series(False, index=rows.index)
+    rows = rows.assign(**{column: rows[column].mask(marked[column] & ~left_out, "") for column in by_hand})
     if left_out.any():
         notes.append(f"left out (label {LEFT_OUT}): {int(left_out.sum()):,} images")
     rows = rows[~left_out]
