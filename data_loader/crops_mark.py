@@ -9,9 +9,9 @@ from data_loader.face_crops.table import TABLE
 
 
 def are_crops(places: Iterable[Path]) -> bool:
-    """Whether one of these folders, or the one above it (a data set's own root may lie in the folder of crops), has the
-    crops' table."""
-    return any((folder / TABLE).is_file() for place in places for folder in (place, place.parent))
+    """Whether one of these folders, or one that it is in, has the crops' table: a data set may be a part of them."""
+    folders = {folder for place in places for folder in (place.absolute(), *place.absolute().parents)}
+    return any((folder / TABLE).is_file() for folder in folders)
 
 
 def kind_of(folders: Iterable[Path]) -> bool | None:

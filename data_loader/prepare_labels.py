@@ -108,11 +108,11 @@ def fingerprint_folder(config: Config) -> Path:
 def draw_split(config: Config, frame: LabelFrame) -> tuple[pd.Series, str]:
     """The split that the config's `split` asks for, and a line for the log where it is not simply drawn."""
     wanted = config.split
-    if wanted.from_file is not None:
-        return reuse_split(Path(wanted.from_file), frame)
-    stratify = None if wanted.stratify is None else list(wanted.stratify)
     parts = [part for _, part in config.data_sets if isinstance(part, NamedDataSet)]
     only_train = [part.title for part in parts if part.split == "train"]
+    if wanted.from_file is not None:
+        return reuse_split(Path(wanted.from_file), frame, only_train)
+    stratify = None if wanted.stratify is None else list(wanted.stratify)
     if wanted.folds is not None and wanted.fold is not None:
         split = make_fold_split(frame, wanted.folds, wanted.fold, wanted.test, stratify, wanted.seed, only_train)
         return split, f"split: fold {wanted.fold} of {wanted.folds} is for validation; split.valid is not used"

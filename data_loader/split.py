@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_loader.joint import PARTS
 from data_loader.label_frame import DATA_SET, LabelFrame, shuffled
 from data_loader.strata import strata_of
 from utils.errors import UserError, did_you_mean
 from utils.files import atomic_write, encoded
+from utils.joint import JOINT, has_joint
 
 SIDES = ("train", "valid", "test")
 _SPELLINGS = {
@@ -287,9 +289,9 @@ def _split_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def reuse_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, str]:
+def reuse_split(path: Path, frame: LabelFrame, only_train: Collection[str] = ()) -> tuple[pd.Series, str]:
     """[N] the split of another run's split.csv, and what has changed since: images that are gone are left out, new ones
-    follow their group and else are for training.
+    follow their group and else are for training, as are all of the data sets named in `only_train`.
 
     Raises UserError if it knows none of the images, puts a group on two sides (groups may have become larger), or
     leaves a class without a row in train, or in valid if there is any.
@@ -305,14 +307,18 @@ def reuse_split(path: Path, frame: LabelFrame) -> tuple[pd.Series, str]:
         raise UserError(f"split.from: {path} is about other images: none of its {len(table):,} is in the data")
     of_group = dict(zip(table["group"], table["split"]))
     split = split.fillna(frame.rows["group"].map(of_group)).fillna("train")
+    within = ~frame.rows[DATA_SET].isin(only_train).to_numpy() if only_train else np.ones(len(frame), bool)
+    moved = int((~within & (split != "train")).sum())
+    split = split.where(within, "train")
     try:
         check_leakage(frame, split)
     except UserError as error:
         raise UserError(f"split.from {path}: {error}") from None
     sides = [side for side in ("train", "valid") if side == "train" or (split == side).any()]
-    _check_classes(frame, split, sides, f"split.from {path}", "draw another split")
+    _check_classes(frame, split, sides, f"split.from {path}", "draw another split", within)
     changed = [f"{gone:,} of its images are gone"] if gone else []
     changed += [f"{new:,} new ones follow their group, or are for training"] if new else []
+    changed += [f"{moved:,} of data sets that are for training only are in training now"] if moved else []
     return split, "; ".join([f"split: as in {path}; nothing is drawn", *changed])
 
 
@@ -321,11 +327,17 @@ def split_digest(frame: LabelFrame, split: pd.Series) -> str:
     return _digest(frame.rows["path"], frame.rows["group"], split)
 
 
-def valid_label_digest(frame: LabelFrame, split: pd.Series) -> str:
-    """SHA-256 (hex) of the names of the labels that validation scores by, in whatever order of the rows."""
+def valid_label_digests(frame: LabelFrame, split: pd.Series) -> dict[str, str]:
+    """SHA-256 (hex) per head of the names of the labels that validation scores by, in whatever order of the rows; of
+    several heads also of their joint label, which a single head of that name may have alike."""
     rows = frame.rows[(split == "valid").to_numpy()]
-    named = (np.array([*names, ""], dtype=object)[rows[head]] for head, names in sorted(frame.heads.items()))
-    return _digest(rows["path"], *(pd.Series(column) for column in named))
+    named = {head: np.array([*names, ""], dtype=object)[rows[head]] for head, names in frame.heads.items()}
+    if has_joint({head: len(names) for head, names in frame.heads.items()}):
+        ordered = sorted(named, key=lambda head: PARTS.index(head) if head in PARTS else len(PARTS))
+        all_known = (rows[list(named)] >= 0).all(axis=1).to_numpy()
+        joined = ["/".join(parts) for parts in zip(*(named[head] for head in ordered))]
+        named[JOINT] = np.where(all_known, np.array(joined, dtype=object), "")
+    return {head: _digest(rows["path"], pd.Series(column, dtype=object)) for head, column in named.items()}
 
 
 def label_digest(frame: LabelFrame) -> str:

@@ -19,10 +19,12 @@ def fold_summary(heads: Sequence[HeadPrediction], groups: Sequence[Any], fold: n
     """Scores from out-of-fold predictions, ready for JSON.
 
     fold: int [N], who predicted each image. `each`: images and scores per head of every fold; `mean` and `std` (of the
-    sample, n - 1) over the folds; `pooled`: `evaluate_head` over all images. Several heads have a `joint` one as well.
+    sample, n - 1) over the folds; `pooled`: `evaluate_head` over all images. Several heads have a `joint` one as well;
+    a head without any label is not scored.
     """
-    joint = joint_head(heads)
-    shown = [*heads, joint] if joint else list(heads)
+    scored = [head for head in heads if head.labeled.any()]
+    joint = joint_head(heads) if len(scored) == len(heads) else None
+    shown = [*scored, joint] if joint else scored
     each = []
     for number in sorted(set(fold.tolist())):
         rows = np.flatnonzero(fold == number)

@@ -40,8 +40,8 @@ FALLING = re.compile("loss|ece|nll")
 class Run:
     """A run, or the folds of one config: then `folds` is what folds.json says of them.
 
-    folder: absolute. validated_on, valid_labels: equal for runs that were validated on the same images, by the same
-    labels; of folds, for the same folds.
+    folder: absolute. validated_on: equal for runs that were validated on the same images; of folds, for the same folds.
+    valid_labels: per head, equal for runs that were validated by the same labels; empty where that is not known.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Run:
     epochs: Sequence[Epoch]
     started: datetime
     validated_on: str
-    valid_labels: str = ""
+    valid_labels: Mapping[str, str] = field(default_factory=dict)
     folds: Mapping[str, Any] | None = None
 
     @property
@@ -81,7 +81,7 @@ class Run:
             return "finished" if self.folds.get("finished") else "unfinished"
         if self.last_epoch >= self.config["trainer"]["epochs"]:
             return "finished"
-        return "stopped early" if self.monitor.exhausted else "unfinished"
+        return "stopped early" if self.monitor.exhausted or _says_so(self.folder) else "unfinished"
 
     @property
     def last_epoch(self) -> int:
@@ -121,12 +121,20 @@ class Comparison:
     reference: Run
     entries: Sequence[Entry]
 
+    def labels_of(self, run: Run) -> list[str]:
+        """What the labels that the metric is made of are told apart by, as far as it is known here and of the
+        reference."""
+        split, *rest = self.metric.split("/")
+        heads = run.heads(rest[0]) if len(rest) == 1 else rest[:1]
+        both = [head for head in heads if split == "valid" and head in self.reference.valid_labels]
+        return [run.valid_labels.get(head, self.reference.valid_labels[head]) for head in sorted(both)]
+
     def caveats(self, run: Run) -> list[str]:
         """Why a run's score cannot be compared with the reference's."""
         found = []
         if run.validated_on != self.reference.validated_on:
             found.append("! validated on other images")
-        elif run.valid_labels != self.reference.valid_labels and run.valid_labels and self.reference.valid_labels:
+        elif self.labels_of(run) != self.labels_of(self.reference):
             found.append("! validated by other labels")
         split, *rest = self.metric.split("/")
         if split == "valid" and len(rest) == 1:
@@ -222,7 +230,7 @@ def experiments(compared: Comparison) -> list[Experiment]:
             changes = [str(change) for change in _without_seeds(entry)]
             of_metric = sorted(entry.run.heads(compared.metric.rpartition("/")[2]))
             of_seed = groups.setdefault(
-                json.dumps([changes, entry.run.validated_on, entry.run.valid_labels, of_metric]), {}
+                json.dumps([changes, entry.run.validated_on, compared.labels_of(entry.run), of_metric]), {}
             )
             before = of_seed.setdefault(entry.run.seed, entry)
             if entry.run.started > before.run.started:
@@ -326,12 +334,22 @@ def _started(folder: Path) -> datetime:
         return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
 
 
-def _valid_labels(folder: Path) -> str:
-    """A digest; blank where it is not known, as in runs of older versions."""
+def _says_so(folder: Path) -> bool:
+    """Whether the log ends with an early stop, which older versions counted otherwise."""
     try:
-        return str(_json(folder / "environment.json").get("valid_labels") or "")
-    except (UserError, AttributeError):
-        return ""
+        with (folder / "train.log").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
+            return b"early stop:" in file.read()
+    except OSError:
+        return False
+
+
+def _valid_labels(folder: Path) -> dict[str, str]:
+    """A digest per head; none where it is not known, as in runs of older versions."""
+    try:
+        return dict(_json(folder / "environment.json")["valid_labels"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _valid_images(folder: Path) -> str:

@@ -34,7 +34,7 @@ def slice_columns(
         if name in classes:
             values = np.array([*classes[name], NONE], dtype=object)[rows[name]]
         else:
-            values = rows[name].map(lambda value: NONE if pd.isna(value) or value == "" else str(value)).to_numpy()
+            values = rows[name].map(_text).to_numpy()
         if len(set(values)) > MOST_VALUES:
             raise UserError(f"--by {name}: has {len(set(values)):,} different values; expected at most {MOST_VALUES}")
         found[name] = [str(value) for value in values]
@@ -64,9 +64,18 @@ def slice_scores(
     return found
 
 
-def _order(value: str) -> tuple[bool, int, str]:
-    """Whole numbers first, as numbers."""
-    return (not value.isdecimal(), int(value) if value.isdecimal() else 0, value)
+def _text(value: Any) -> str:
+    if pd.isna(value) or value == "":
+        return NONE
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _order(value: str) -> tuple[bool, float, str]:
+    """Numbers first, by their size."""
+    try:
+        return (False, float(value), value)
+    except ValueError:
+        return (True, 0.0, value)
 
 
 def slice_rows(of_column: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -21,6 +21,7 @@ from data_loader.label_frame import LabelFrame, filter_rows
 from data_loader.prepare_labels import prepare_labels, read_labels
 from data_loader.readers import CelebAHair
 from data_loader.sampler import make_stream
+from data_loader.split import write_split
 from trainer.build import build_trainer
 from trainer.check_resume import check_resume
 from trainer.explore import explore
@@ -254,7 +255,7 @@ def test_a_split_that_one_data_set_brings_is_kept(faces):
 
 
 @pytest.mark.parametrize("folds", [{}, {"split__folds": 3, "split__fold": 2}])
-def test_a_data_set_may_be_for_training_only(faces, folds):
+def test_a_data_set_may_be_for_training_only(faces, folds, tmp_path):
     parts = config_of(faces).to_dict()["dataset"]
     parts[1] |= {"split": "train", "attributes": ["gender"]}
     alone = prepare_labels(config_of(faces, dataset=parts[:1], **folds))
@@ -267,6 +268,30 @@ def test_a_data_set_may_be_for_training_only(faces, folds):
     config = config_of(faces, dataset=parts, **folds)
     notes = build_trainer(config, torch.device("cpu"), World(), {}, tell=lambda _: None).notes
     assert "warning: bangs: no validation image has a label, so it is not scored" in notes
+    # The split of such a run is taken over as it is, and one without the key is made to fit it.
+    own = prepare_labels(config)
+    write_split(tmp_path / "own.csv", own.frame, own.split)
+    other = prepare_labels(config_of(faces))
+    write_split(tmp_path / "other.csv", other.frame, other.split)
+    for name, moved in (("own", 0), ("other", int(((other.split != "train") & (of_set == "celeba")).sum()))):
+        taken = prepare_labels(config_of(faces, dataset=parts, split={"from": str(tmp_path / f"{name}.csv")}))
+        assert set(taken.split[of_set == "celeba"]) == {"train"}
+        said = f"{moved} of data sets that are for training only are in training now"
+        assert (said in taken.frame.history[-1]) == bool(moved)
+
+
+def test_folds_of_a_config_with_a_head_that_is_known_in_training_only(faces, tmp_path, in_process):
+    parts = config_of(faces).to_dict()["dataset"]
+    parts[1]["split"] = "train"
+    (tmp_path / "folder" / "unlabeled").mkdir(parents=True)
+    shutil.copy(faces / "celeba" / "CelebA-HQ-img" / "0.jpg", tmp_path / "folder" / "unlabeled")
+    parts.append({"type": "ImageFolder", "name": "folder", "args": {"root": str(tmp_path / "folder")}})
+    tree = config_of(faces, dataset=parts, trainer__save_dir=str(tmp_path / "saved")).to_dict()
+    (tmp_path / "c.json").write_text(json.dumps({**tree, "trainer": {**tree["trainer"], "steps_per_epoch": 1}}))
+    done = in_process("train.py", "-c", str(tmp_path / "c.json"), "-d", "cpu", "--folds", "2", "--run-id", "f")
+    assert done.code == 0, done.err
+    summary = json.loads((tmp_path / "saved" / "both" / "f" / "folds.json").read_text())
+    assert summary["finished"] and set(summary["pooled"]) == set(summary["mean"]) == {"gender", "age"}
 
 
 def test_images_without_any_label_teach_the_heads_of_the_others(faces, tmp_path):

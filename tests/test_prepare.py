@@ -272,6 +272,10 @@ def test_explore_draws_the_views_that_the_config_trains_with(tmp_path: Path, tin
     said = in_process("prepare.py", "explore", "-c", str(config), *supervised, "--out", str(tmp_path / "other"))
     page = (tmp_path / "other" / "index.html").read_text()
     assert said.code == 0 and "views.train" in page and "views.strong" not in page
+    crop = 'views.train=[{"type": "RandomCrop", "args": {"height": 99, "width": 99}}]'
+    said = in_process("prepare.py", "explore", "-c", str(config), "-s", crop, "--out", str(tmp_path / "other"))
+    assert said.code == 0 and "problem: training would not start: " in said.out and "views.train[0]" in said.out
+    assert 'id="views"' not in (tmp_path / "other" / "index.html").read_text()
 
 
 def test_explore_shows_a_joint_label_in_its_parts(tmp_path: Path):

@@ -90,10 +90,16 @@ def test_image_folder_classes_are_the_sorted_folders(tmp_path: Path):
 
 
 def test_image_folder_may_keep_its_classes_in_a_folder_labeled(tmp_path: Path):
-    root = touch(tmp_path, "labeled/1/b.jpg", "labeled/0/a.jpg", "labeled/2/c.jpg", "unlabeled/d.jpg")
+    root = touch(tmp_path / "root", "labeled/1/b.jpg", "labeled/0/a.jpg", "labeled/2/c.jpg", "unlabeled/d.jpg")
     frame = ImageFolder(str(root), attribute="hair")
     assert list(frame.rows["path"]) == ["labeled/0/a.jpg", "labeled/1/b.jpg", "labeled/2/c.jpg", "unlabeled/d.jpg"]
     assert frame.classes == {"hair": ("0", "1", "2")} and list(frame.rows["hair"]) == [0, 1, 2, -1]
+    touch(root, "labeled/loose.jpg")
+    assert "1 image (loose.jpg) outside of the class folders" in "\n".join(ImageFolder(str(root)).history)
+    split = touch(tmp_path / "split", "labeled/train/1.jpg", "labeled/valid/2.jpg", "unlabeled/3.jpg")
+    assert "splits, not classes" in refused(ImageFolder, str(split))
+    flat = touch(tmp_path / "flat", "labeled/1.jpg", "unlabeled/2.jpg")
+    assert "expected a folder for each of two or more classes" in refused(ImageFolder, str(flat))
     touch(root, "other/e.jpg")  # then `labeled` is a class like it
     assert ImageFolder(str(root)).classes == {"label": ("labeled", "other")}
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from data_loader.split import valid_label_digests
 from report.submissions import add_scores, read_ledger, record
 from tests.test_mask_faces import refused
+from tests.test_split import frame_of
 from utils.config import config_from_dict
 from utils.run_folder import lock
 
@@ -112,6 +115,25 @@ def test_only_comparable_runs_are_compared(saved: Path, in_process):
     assert "changed from faces/first" in done.out and control.startswith("2 0.7500")
     assert other.startswith("2 0.9900 ± 0.0000 0.9900 ± 0.0000 ! validated on other images; split.seed"), done.out
     assert focal.startswith("2 0.8300 ± 0.0141 0.8300 ± 0.0141 +0.0800 0.0400 2 loss.type"), done.out
+
+
+def test_other_labels_of_the_same_images_are_told_for_the_heads_that_are_compared(saved: Path, in_process):
+    """Three heads and one of all combinations are scored by the same labels where these are called alike."""
+    frame = frame_of({"mask": [0, 1, 0], "gender": [1, 0, 1]})
+    split = pd.Series(["valid", "valid", "train"])
+    digests = valid_label_digests(frame, split)
+    joined = replace(frame_of({"joint": [1, 2, 3]}), classes={"joint": ("m0/g0", "m0/g1", "m1/g0", "m1/g1")})
+    named = replace(frame, classes={"mask": ("m0", "m1"), "gender": ("g0", "g1")})
+    assert valid_label_digests(named, split)["joint"] == valid_label_digests(joined, split)["joint"]
+    swapped = valid_label_digests(frame.with_rows(frame.rows.assign(gender=[0, 0, 1])), split)
+    assert swapped["mask"] == digests["mask"] and swapped["gender"] != digests["gender"]
+    assert valid_label_digests(frame.with_rows(frame.rows.assign(gender=[1, 0, 0])), split) == digests
+
+    for name, labels in (("control", {"mask": "1", "age": "1"}), ("control1", {"mask": "1"}), ("focal", {"mask": "2"})):
+        seen = saved / "faces" / name / "environment.json"
+        seen.write_text(json.dumps({**json.loads(seen.read_text()), "valid_labels": labels}))
+    lines = lines_of(in_process("prepare.py", "runs", str(saved)).out)
+    assert "! validated by other labels" in lines["focal"] and "!" not in lines["control1"] + lines["focal1"]
 
 
 def test_one_damaged_run_does_not_hide_the_others(saved: Path, in_process, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,11 +14,14 @@ import pytest
 import torch
 
 from base.monitor import Monitor
+from report.evaluation import HeadPrediction
+from report.slices import slice_columns, slice_scores
 from report.suspects import read_predictions
 from tests.face_runs import draw_faces, train
 from tests.test_submission import AGE, GENDER, MASK, ColourReader, evaluation_images
 from trainer.build import build_trainer
 from trainer.evaluate import Loaded
+from trainer.label_checks import check_losses
 from utils.checkpoint import load_checkpoint
 from utils.config import apply_overrides, config_from_dict, load_config
 from utils.distributed import World
@@ -64,6 +68,12 @@ def test_an_imbalance_is_not_corrected_twice_without_a_word(faces):
     mixed = 'loss={"default": {"type": "mixture", "args": {"parts": ["soft_f1", "logit_adjustment"]}}}'
     assert "loss.default (logit_adjustment) and" in notes_of(config_of(faces, mixed, "data_loader.sampler=weighted"))
     assert "both correct" not in notes_of(config_of(faces, "data_loader.sampler=balanced"))
+    by = 'data_loader.sampler={"type": "balanced", "args": {"by": "age"}}'
+    weighted = {"type": "cross_entropy", "args": {"class_weight": "inverse"}}
+    for head, said in (("gender", False), ("age", True)):
+        losses = f"loss={json.dumps({head: weighted, 'default': {'type': 'cross_entropy'}})}"
+        notes = notes_of(config_of(faces, losses, by, attributes=["age", "gender"]))
+        assert (f"both correct the imbalance of {head}" in notes) == said and notes.count("both correct") == said
 
 
 def test_an_ordinal_loss_goes_by_ages_in_their_order(faces):
@@ -74,6 +84,8 @@ def test_an_ordinal_loss_goes_by_ages_in_their_order(faces):
         notes_of(config_of(faces, "loss.type=ordinal"))
     given = config_of(faces, 'loss={"type": "mixture", "args": {"parts": ["ordinal"]}}', classes={"age": list(AGE)})
     assert "ordinal loss of age: <30 < 30-59 < >=60" in notes_of(given)
+    off = 'loss={"age": {"type": "ordinal", "weight": 0}, "default": {"type": "cross_entropy"}}'
+    assert "ordinal" not in notes_of(config_of(faces, off, attributes=["age", "gender"]))
 
 
 def test_a_backbone_that_learns_faster_than_its_head_and_a_single_epoch_are_said(faces):
@@ -210,13 +222,17 @@ def test_each_model_answers_about_its_own_images(tmp_path, in_process, monkeypat
     assert done.code == 2 and "has other images than" in done.err and "(1, such as" in done.err
 
 
-def test_a_shipped_config_says_nothing_of_this(faces):
-    for name in ("fixmatch_hair", "supervised_hair", "mask_multihead", "mask_joint", "hair_gender_age"):
-        config = load_config(Path(__file__).parents[1] / "configs" / f"{name}.json")
-        sampler = config.data_loader.sampler
-        kind = sampler if isinstance(sampler, str) else sampler.type
-        losses = config.loss.values() if isinstance(config.loss, dict) else [config.loss]
-        assert kind not in ("balanced", "weighted") or all(loss.type != "logit_adjustment" for loss in losses), name
+def test_no_shipped_config_corrects_an_imbalance_twice():
+    heads = {
+        "forehead": ("shown", "covered"), "bangs": ("no_bangs", "bangs"), "mask": MASK, "gender": GENDER, "age": AGE,
+        "worn": ("no", "yes"), "state": MASK,
+    }  # fmt: skip
+    labels = SimpleNamespace(frame=SimpleNamespace(heads=heads))
+    files = sorted((Path(__file__).parents[1] / "configs").rglob("*.json"))
+    checked = [load_config(file) for file in files if file.name != "schema.json"]
+    assert len(checked) > 15 and any(config.data_loader.sampler != "random" for config in checked)
+    for config in checked:
+        assert not [note for note in check_losses(config, labels) if "warning" in note], config.name
 
 
 # Crops ---------------------------------------------------------------------------------------------------------------
@@ -224,7 +240,7 @@ def test_a_shipped_config_says_nothing_of_this(faces):
 
 def test_a_model_of_face_crops_is_not_used_on_whole_pictures_without_a_word(faces, tmp_path, in_process):
     shutil.copytree(faces / "faces", tmp_path / "faces")
-    (tmp_path / "faces" / "crops.csv").write_text("path\n")
+    (tmp_path / "crops.csv").write_text("path\n")  # crops of a folder that the data set is a part of
     models = {"crops": train(tmp_path, "gender", ["gender"]), "whole": train(faces, "whole", ["gender"])}
     pictures = {"crops": tmp_path / "faces" / "images", "whole": faces / "faces" / "images"}
     said = {
@@ -269,3 +285,9 @@ def test_scores_are_given_apart_for_each_value_of_a_column(faces, tmp_path, in_p
     for column, message in (("masks", "did you mean 'mask'?"), ("person", "different values; expected at most 30")):
         done = in_process(*given, "--split", "all", "--by", column)
         assert done.code == 2 and f"--by {column}: " in done.err and message in done.err
+    done = in_process(*given, "--by", "gender", "age")
+    assert done.code == 2 and "--by age: is all that is predicted" in done.err
+    floats = slice_columns(pd.DataFrame({"x": [100.0, 20.0, np.nan, 3.5]}), {}, ["x"])
+    assert floats == {"x": ["100", "20", "(none)", "3.5"]}
+    head = HeadPrediction("h", ("a", "b"), np.zeros(4, np.int64), np.full((4, 2), 0.5))
+    assert list(slice_scores([head], list("pqrs"), floats)["x"]) == ["3.5", "20", "100", "(none)"]

@@ -17,7 +17,7 @@ from data_loader.cache import Images, open_images
 from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
-from data_loader.split import valid_label_digest
+from data_loader.split import valid_label_digests
 from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
@@ -56,9 +56,9 @@ class Built:
     notes: list[str]
 
     @property
-    def valid_labels(self) -> str:
-        """Equal for runs that are scored by the same labels."""
-        return valid_label_digest(self.labels.frame, self.labels.split)
+    def valid_labels(self) -> dict[str, str]:
+        """Per head, equal for runs that are scored by the same labels."""
+        return valid_label_digests(self.labels.frame, self.labels.split)
 
 
 @says_where
@@ -81,7 +81,7 @@ def build_trainer(
     trainer_type = KINDS["trainer"].find(config.trainer.type, config.where("trainer.type"))
     streams, learns_labels = getattr(trainer_type, "streams"), "plain" in getattr(trainer_type, "trains_heads")  # noqa: B009
     check_heads(config, labels)
-    about_losses = check_losses(config, labels) if learns_labels else []
+    about_losses = check_losses(config, labels) if learns_labels and state is None else []
     without = [*check_classes(config, labels), *check_scored(config, labels)] if learns_labels else []
     heads = {head: len(names) for head, names in labels.frame.heads.items()}
     model = build_model(config, heads, load_weights=state is None).to(device)

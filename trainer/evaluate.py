@@ -26,7 +26,7 @@ from trainer.build import build_model, open_run_images
 from trainer.calibrate import calibrate, check_fit
 from trainer.ensemble import Ensemble
 from trainer.explain import Explainer
-from trainer.scored_rows import common_rows, known_ages
+from trainer.scored_rows import common_rows, known_ages, trained_on
 from trainer.test_time_views import TestTimeView
 from utils.checkpoint import load_checkpoint
 from utils.config import Config, apply_overrides, config_from_dict, differences, is_about
@@ -181,6 +181,9 @@ def test_checkpoints(
     notes += said
     ages = known_ages(models, rows, near_years)
     frame = models[0][1].frame
+    heads_of_all = {head for loaded, _ in models for head in loaded.classes}
+    if heads_of_all <= set(by):
+        raise UserError(f"--by {min(heads_of_all)}: is all that is predicted, so nothing is left to score apart")
     slices = slice_columns(frame.rows.iloc[rows[0]], frame.classes, by)
     if out is None:
         out = models[0][0].run_dir / "report"
@@ -193,6 +196,9 @@ def test_checkpoints(
         predictions.append(_predict_rows(loaded, labels, data, chosen, ensemble))
     first, labels = models[0]
     table = labels.frame.rows.iloc[rows[0]][["path", "group"]].assign(split=labels.split.iloc[rows[0]], labeled=True)
+    groups = table.set_index("path")["group"]
+    for other, _ in models[1:]:
+        table.loc[trained_on(other.data, groups), "split"] = "train"
     heads = ensemble.answer(predictions)
     calibration, cross_fitted, said = calibrate(ensemble, heads, table["group"].tolist(), fit, split, out)
     notes += said

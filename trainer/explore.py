@@ -17,9 +17,9 @@ from data_loader.prepare_labels import draw_split, prepare_labels, read_labels
 from data_loader.views import View, is_random
 from report.page.data_page import DataPage, Sheet, ViewSheet, render_data_page
 from report.page.gallery import picture_of, thumb
-from trainer.components import KINDS
+from trainer.components import KINDS, check_components
 from utils.config import Config
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 from utils.files import atomic_write
 from utils.random_state import sample_seeds
 
@@ -46,6 +46,8 @@ def explore(
         history = prepare_labels(config).frame.history
     except UserError as error:
         history, refused = frame.history, [f"training would not start: {error}"]
+    wrong = _wrong_components(config)
+    refused += [f"training would not start: {problem}" for problem in wrong]
     paths = [str(path) for path in frame.rows["path"]]
     facts = inspect_all([frame.file(path) for path in paths], workers, progress)
     parts = data_check.in_parts(frame)
@@ -68,12 +70,20 @@ def explore(
     check["problems"] = [*refused, *data_check.find_problems(check, config.views.shape)]
     kinds = " + ".join(part.type for _, part in config.data_sets)
     source = ", ".join([kinds, *map(str, frame.folders.values())])
-    views = [] if split is None else _views(config, frame, split.to_numpy() == "train", facts)
+    views = [] if split is None or wrong else _views(config, frame, split.to_numpy() == "train", facts)
     page = DataPage(f"{config.name}: data", source, check, _sheets(parts, check), views)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "explore.json", json.dumps(check, indent=1, ensure_ascii=False) + "\n")
     atomic_write(out / "index.html", render_data_page(page))
     return check
+
+
+def _wrong_components(config: Config) -> list[str]:
+    try:
+        check_components(config)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _views(config: Config, frame: LabelFrame, train: np.ndarray, facts: Sequence[ImageFile]) -> list[ViewSheet]:

@@ -88,7 +88,7 @@ def _load_fold(run_dir: Path, frame: LabelFrame, device: torch.device) -> tuple[
     """A fold's best model and the split that it was trained on. Raises UserError if the data has changed since."""
     loaded = load_for_evaluation(best_checkpoint(run_dir), device)
     split = read_split(run_dir / "split.csv", frame)[0]
-    if split_digest(frame, split) != loaded.data["digest"] or loaded.classes != frame.classes:
+    if split_digest(frame, split) != loaded.data["digest"] or loaded.classes != frame.heads:
         raise UserError(
             f"{loaded.path}: the groups or classes of the data have changed since this fold was trained; "
             "train the folds anew"
@@ -99,7 +99,7 @@ def _load_fold(run_dir: Path, frame: LabelFrame, device: torch.device) -> tuple[
 def _heads(frame: LabelFrame, rows: np.ndarray, probs: dict[str, np.ndarray]) -> list[HeadPrediction]:
     return [
         HeadPrediction(head, names, frame.rows[head].to_numpy(np.int64)[rows], probs[head])
-        for head, names in frame.classes.items()
+        for head, names in frame.heads.items()
     ]
 
 

@@ -36,8 +36,12 @@ def check_losses(config: Config, labels: Labels) -> list[str]:
     Raises ConfigError for classes without an order, and for ages in another one."""
     notes = []
     sampler = config.data_loader.sampler
-    evens_out = (sampler if isinstance(sampler, str) else sampler.type) in ("balanced", "weighted")
+    kind, by = (sampler, None) if isinstance(sampler, str) else (sampler.type, sampler.args.by)
+    balanced = list(labels.frame.heads) if by is None else [by] if isinstance(by, str) else by
     for head, names in labels.frame.heads.items():
+        if _is_off(config, head):
+            continue
+        evens_out = kind in ("balanced", "weighted") and head in balanced
         for loss, where in _parts_of(config, head):
             if loss.type == "ordinal":
                 rising = tuple(sorted(names, key=_first_year))
@@ -47,7 +51,7 @@ def check_losses(config: Config, labels: Labels) -> list[str]:
                     raise ConfigError(f"{where}: ordinal goes by the order of the classes; '{head}' {why}; {advice}")
                 notes.append(f"ordinal loss of {head}: {' < '.join(names)}")
             doubled = loss.type == "logit_adjustment" or loss.args.get("class_weight") is not None
-            if evens_out and doubled and not _is_off(config, head):
+            if evens_out and doubled:
                 notes.append(
                     f"warning: {where} ({loss.type}) and data_loader.sampler both correct the imbalance of {head}, so "
                     "it is corrected twice; keep one of them, and make the other cross_entropy or random"
@@ -89,7 +93,8 @@ def group_notes(labels: Labels) -> list[str]:
         sizes = folder.value_counts()
         sides = labels.split.iloc[part].groupby(folder.to_numpy()).nunique()
         torn = sides.index[sides > 1]
-        if len(sizes) >= MANY_FOLDERS and sizes.median() <= FEW_IMAGES and len(torn):
+        of_classes = len(sizes) in map(len, labels.frame.heads.values())
+        if len(sizes) >= MANY_FOLDERS and sizes.median() <= FEW_IMAGES and len(torn) and not of_classes:
             notes.append(
                 f"warning: split: {len(torn):,} of {len(sizes):,} folders have images on two sides (such as {torn[0]});"
                 " if a folder is a person, scores are too good: say so with dataset.args.group"

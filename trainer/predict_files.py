@@ -102,7 +102,7 @@ def predict_files(
 
 def notes_about(models: Sequence[Loaded], files: Sequence[Path]) -> list[str]:
     """Whether these are pictures of the kind that the models were trained on: face crops, or whole pictures."""
-    folders = {parent for file in files for parent in file.absolute().parents}
+    folders = {file.parent for file in files}
     return [note for loaded in models for note in crops_note(loaded.path, loaded.data.get("crops"), folders)]
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from data_loader.age import AGE, BOUNDARIES, YEARS, age_names, boundaries_of
 from data_loader.prepare_labels import Labels
-from data_loader.split import split_digest, valid_label_digest
+from data_loader.split import split_digest, valid_label_digests
 from report.errors import NEAR_YEARS, Ages
 from utils.errors import UserError
 from utils.joint import JOINT
@@ -37,9 +37,11 @@ def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.n
     if split == "all":
         return everything, []
     if split_digest(labels.frame, labels.split) == known["digest"]:
-        same = known.get("valid_labels") in (None, valid_label_digest(labels.frame, labels.split))
-        changed = "labels of validation images have changed since this model was trained; scored is by today's"
-        return everything[(labels.split == split).to_numpy()], [] if same or split != "valid" else [changed]
+        now, then = valid_label_digests(labels.frame, labels.split), known.get("valid_labels") or {}
+        changed = sorted(head for head in then if head != JOINT and now.get(head, then[head]) != then[head])
+        said = f"labels of validation images have changed since this model was trained ({', '.join(changed)})"
+        notes = [f"{said}; scored is by today's"] if changed and split == "valid" else []
+        return everything[(labels.split == split).to_numpy()], notes
     stored = dict(zip(known["path"], known["split"]))
     trained_groups = {g for g, s in zip(known["group"], known["split"]) if s == "train"}
     of_row = frame["path"].map(stored)
@@ -121,7 +123,7 @@ def _check_unseen(models: Sequence[tuple[Trained, Labels]], chosen: Sequence[pd.
     for holder, rows in zip(models, chosen):
         groups = pd.Series(holder[1].frame.rows["group"].to_numpy()[rows], index=rows.index)
         for model, _ in models:
-            seen = _trained_on(model.data, groups)
+            seen = trained_on(model.data, groups)
             if seen.any():
                 raise UserError(
                     f"{model.path} was trained on {int(seen.sum()):,} of the {len(rows):,} '{split}' images of "
@@ -131,7 +133,7 @@ def _check_unseen(models: Sequence[tuple[Trained, Labels]], chosen: Sequence[pd.
                 )
 
 
-def _trained_on(known: dict[str, Any], groups: pd.Series) -> np.ndarray:
+def trained_on(known: dict[str, Any], groups: pd.Series) -> np.ndarray:
     """[N] bool; groups: path → group. An image that the model knows counts by the group that it had in training."""
     paths = pd.Series(groups.index)
     its_groups = paths.map(dict(zip(known["path"], known["group"]))).fillna(pd.Series(groups.to_numpy()))

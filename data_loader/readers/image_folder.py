@@ -31,10 +31,10 @@ def ImageFolder(root: str, attribute: str = "label") -> LabelFrame:
     entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     names = tuple(name for name in entries if name != UNLABELED)
     if names == (LABELED,):
-        inside = os.scandir(folder / LABELED)
-        names = tuple(sorted(f"{LABELED}/{e.name}" for e in inside if e.is_dir() and not e.name.startswith(".")))
-        entries = [*names, *(name for name in entries if name == UNLABELED)]
-    if names and {name.lower() for name in names} <= _SPLITS:
+        inside = [entry for entry in os.scandir(folder / LABELED) if not entry.name.startswith(".")]
+        names = tuple(sorted(f"{LABELED}/{entry.name}" for entry in inside if entry.is_dir()))
+        entries = [*(names or (LABELED,)), *(name for name in entries if name == UNLABELED)]
+    if names and {name.rpartition("/")[2].lower() for name in names} <= _SPLITS:
         raise UserError(f"dataset.args.root: the folders of '{folder}' are splits, not classes: {', '.join(names)}")
     if len(names) < 2 and entries != [UNLABELED]:
         found = f"found {', '.join(names)}" if names else "found none"
@@ -49,7 +49,8 @@ def ImageFolder(root: str, attribute: str = "label") -> LabelFrame:
     rows[attribute] = np.array(labels, dtype=np.int64)
     classes = tuple(name.rpartition("/")[2] for name in names)
     result = LabelFrame(rows, {attribute: classes}, folder, (f"ImageFolder {folder}: {len(rows):,} images",))
-    loose = [entry.name for entry in os.scandir(folder) if is_image(entry.name)]
+    places = dict.fromkeys([folder, *((folder / name).parent for name in names)])
+    loose = [entry.name for place in places for entry in os.scandir(place) if is_image(entry.name)]
     if loose:
         result = result.note(f"{few(sorted(loose), 'image')} outside of the class folders, not used")
     others = [path for name in entries for path in files_below(folder / name) if not is_image(path)]
