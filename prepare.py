@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_statistics,
         _add_duplicates,
         _add_corrections,
+        _add_agreement,
         _add_suspects,
         _add_cache,
         _add_runs,
@@ -277,6 +278,41 @@ def run_duplicates(args: argparse.Namespace) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(args.out, table[table["kind"] != ""].to_csv(index=False, lineterminator="\n"))
     print(f"{args.out}: {describe(frame, table, args.kind).partition(' (prepare.py')[0]}")
+
+
+def _add_agreement(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "agreement",
+        help="compare two people's labels of the same images",
+        description="Of two tables of labels: how many images are labeled alike, agreement beyond chance (Cohen's "
+        "kappa), and which classes are confused. Writes the images that differ as a corrections file for the first "
+        "table, whose column 'to' is for you.",
+    )
+    parser.add_argument("first", type=Path, help="a CSV with a row per image")
+    parser.add_argument("second", type=Path, help="another one")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="COLUMN", help="default: all labels that both have")
+    parser.add_argument("--key", metavar="COLUMN", help="what images are called by; default: path, file or id")
+    parser.add_argument("--out", type=Path, default=Path("disagreements.csv"), help="the corrections file to write")
+    parser.set_defaults(run=run_agreement)
+
+
+def run_agreement(args: argparse.Namespace) -> None:
+    check_output(args.out, "--out")
+
+    from data_loader.agreement import compare_tables, corrections_of, describe
+    from report.table import align
+    from utils.files import atomic_write
+
+    key, found = compare_tables(args.first, args.second, args.columns, args.key)
+    for of_column in found:
+        print("\n".join(describe(of_column)))
+        header = (f"{args.first.name} \\ {args.second.name}", *map(str, of_column.confusion.columns))
+        rows = [(str(name), *map(str, counts)) for name, counts in of_column.confusion.iterrows()]
+        print("\n".join(align([header, *rows])))
+    table = corrections_of(found, key)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(args.out, table.to_csv(index=False, lineterminator="\n"))
+    print(f"{args.out}: {len(table):,} labels that differ")
 
 
 def _add_suspects(commands: Commands) -> None:

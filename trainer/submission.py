@@ -85,7 +85,7 @@ def _ledger_folder(loaded: Loaded) -> Path:
 
 def _own_score(loaded: Loaded) -> float:
     """On its validation images, as its run logged it at the step of the checkpoint; NaN if it did not."""
-    rows = [row for row in read_epochs(loaded.run_dir) if row["step"] == loaded.step]
+    rows = [row for row in read_epochs(loaded.run_dir) if row.get("step") == loaded.step]
     return rows[-1].get(METRIC, math.nan) if rows else math.nan
 
 
