@@ -235,6 +235,21 @@ def test_no_shipped_config_corrects_an_imbalance_twice():
         assert not [note for note in check_losses(config, labels) if "warning" in note], config.name
 
 
+# Disk ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_nearly_full_is_told_before_the_first_checkpoint(faces, tmp_path, in_process, monkeypatch):
+    config = config_of(faces, f"trainer.save_dir={tmp_path / 'new' / 'saved'}", "trainer.keep_last=3")
+    (tmp_path / "c.json").write_text(json.dumps(config.to_dict()))
+    size = sum(tensor.numel() * 4 for tensor in build_trainer(
+        config, torch.device("cpu"), World(), {}, tell=lambda _: None).trainer.model.parameters())  # fmt: skip
+    for free, said in ((3 * size * 6 // 2, True), (3 * size * 7, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        done = in_process("train.py", "-c", str(tmp_path / "c.json"), "-d", "cpu", "--check")
+        assert done.code == 0 and ("are free in" in done.out) == said, done.out
+    assert not (tmp_path / "new").exists()
+
+
 # Crops ---------------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import time
 from itertools import islice
 from pathlib import Path
@@ -69,7 +70,13 @@ def train(
         lock(run_dir)
         _write_run_files(run_dir, config, seen, built)
         built.trainer.start_in(run_dir, _logger(run_dir, config, state))
-        for line in [*notes, *built.notes, _on_what(config, seen), f"run folder: {run_dir}"]:
+        for line in [
+            *notes,
+            *built.notes,
+            _on_what(config, seen),
+            *_disk_notes(built.trainer),
+            f"run folder: {run_dir}",
+        ]:
             built.trainer.logger.info(line)
     wait_for_all()
     return built.trainer
@@ -90,6 +97,7 @@ def check(config: Config, device_name: str) -> list[str]:
     lines = [
         *built.notes,
         _on_what(trainer.config, seen),
+        *_disk_notes(trainer),
         f"{steps} steps an epoch, {config.trainer.epochs} epochs; {_memory(device)}",
         f"one step takes {min(seconds):.3g} s on {device}, an epoch about {min(seconds) * steps / 60:.1f} min",
         f"{config.name}: everything is in order",
@@ -109,6 +117,26 @@ def _time_step(trainer: BaseTrainer, batch: Any) -> float:
 def _on_what(config: Config, seen: dict[str, Any]) -> str:
     name = f" ({seen['device_name']})" if seen["device_name"] else ""
     return f"device {seen['device']}{name}, precision {config.trainer.precision}"
+
+
+def _disk_notes(trainer: BaseTrainer) -> list[str]:
+    """A warning where the run's checkpoints will hardly fit: last.pth and older ones, best.pth, model.pth, and the one
+    that is being written."""
+    config = trainer.config.trainer
+    weights = [*trainer.model.parameters(), *trainer.model.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights) * (2 if config.ema else 1)
+    trained = [tensor for group in trainer.parts.optimizer.param_groups for tensor in group["params"]]
+    size += 2 * sum(tensor.numel() * tensor.element_size() for tensor in trained)  # Adam's; others have less
+    needed = size * (config.keep_last + 3)
+    place = Path(config.save_dir).absolute()
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free > needed:
+        return []
+    return [
+        f"warning: trainer.save_dir: {free / 2**20:,.0f} MiB are free in {there}, the checkpoints take about "
+        f"{needed / 2**20:,.0f} MiB; remove old runs, or lower trainer.keep_last"
+    ]
 
 
 def _memory(device: torch.device) -> str:
