@@ -59,6 +59,11 @@ def epoch(
         ([epoch(0.0) | {"train/hair/predicted/shown": 0.98}], "100 % of the accepted pseudo-labels are 'shown' while"),
         ([epoch(0.05), epoch(0.011)], "99 % of the accepted pseudo-labels are 'shown' while 88 % of the labels are"),
         (
+            [epoch(0.12) | {"train/hair/pseudo_accuracy": share} for share in (0.97, 0.89, 0.871)],
+            "87.1 % of the accepted pseudo-labels are right by the labels that were set aside, hardly more than if all "
+            "were 'shown' (88 %)",
+        ),
+        (
             [epoch(0.12, labeled=x, unlabeled=u) for x, u in ((0.3, 0.07), (0.2, 0.08), (0.1, 0.09))],
             "the unlabeled loss per accepted pseudo-label rises (0.100, 0.114, 0.129) while the labeled loss falls",
         ),
@@ -75,6 +80,10 @@ def test_the_guard_says_what_goes_wrong_and_what_to_do(history, says):
     [
         [epoch(0.034), epoch(0.058), epoch(0.09)],
         [epoch(0.12), epoch(0.5)],
+        # Better than the common class for everybody, or worse for one epoch only, or of too few to say.
+        [epoch(0.12) | {"train/hair/pseudo_accuracy": share} for share in (0.9, 0.91, 0.90)],
+        [epoch(0.12) | {"train/hair/pseudo_accuracy": share} for share in (0.95, 0.5)],
+        [epoch(0.12, accepted=5) | {"train/hair/pseudo_accuracy": 0.4}] * 3,
         # One class, but not yet for long and not taught by the pseudo-labels; only one class to be predicted.
         [epoch(0.12, recall=(0.0, 1.0))],
         [epoch(0.02, recall=(0.0, 1.0), rate=0.001)],

@@ -297,6 +297,7 @@ def test_the_warnings_in_the_docs_are_what_the_guard_says():
         epochs(*[(1, 0.105, 0.5, 0.3)] * 2),
         epochs(*[(0.9, 0.6, 0.5, 0.2)] * 2),
         epochs(*[(0.8, 0.004, 0.5, 0.2)] * 3),
+        [{**values, "train/bangs/pseudo_accuracy": 0.901} for values in epochs(*[(0.8, 0.1, 0.5, 0.2)] * 2)],
         [{**epochs((0.9, 0.02, 0.5, 0.2))[0], "valid/bangs/recall/no_bangs": 1.0, "valid/bangs/recall/bangs": 0.0}],
         epochs((0.5, 0.1, 0.3, 0.1), (0.5, 0.1, 0.2, 0.12), (0.5, 0.1, 0.1, 0.15)),
     )

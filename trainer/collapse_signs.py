@@ -18,6 +18,7 @@ _ENOUGH = 0.01
 _NO_CHANCE = 20  # rows that the others should have: they have under a tenth of them by chance once in 10^7 times
 _FEW = 10  # accepted pseudo-labels for each class: of fewer, shares say little
 _CLEARLY, _HARDLY = 1.1, 0.95
+_LITTLE = 0.1  # of what the most common class for everybody gets wrong
 _ALL, _NONE = 0.99, 0.01
 _SLOWER = "lower trainer.args.lambda_u or raise trainer.args.warm_up_epochs"
 
@@ -79,10 +80,11 @@ def find_collapse(
     """Every sign of collapse.
 
     history: the values of the newest epochs with pseudo-labels (`train/loss_labeled`, `train/loss_unlabeled`,
-    `train/HEAD/pass_rate`, `train/HEAD/accepted`, `train/HEAD/pseudo/CLASS`, `valid/HEAD/recall/CLASS`), oldest first;
-    of them the last EPOCHS count. epochs: how many such epochs there have been. validations: the values of the newest
-    epochs that were validated, where these are not all of the history's. A head without values in the newest epoch, as
-    none of its rows came up, is not judged.
+    `train/HEAD/pass_rate`, `train/HEAD/accepted`, `train/HEAD/pseudo/CLASS`, `valid/HEAD/recall/CLASS` and, where
+    labels were set aside, `train/HEAD/pseudo_accuracy`), oldest first; of them the last EPOCHS count. epochs: how
+    many such epochs there have been. validations: the values of the newest epochs that were validated, where these
+    are not all of the history's. A head without values in the newest epoch, as none of its rows came up, is not
+    judged.
     """
     history = history[-EPOCHS:]
     validations = history if validations is None else validations
@@ -99,6 +101,8 @@ def find_collapse(
         if text := _one_prediction(history[-1], validations, head, expected):
             found.append(Sign(f"{head}: {text}", head, validation=True))
         if text := _other_target(history[-1], head, expected):
+            found.append(Sign(f"{head}: {text}", head, remark=True))
+        if text := _worthless(of_head, head, expected):
             found.append(Sign(f"{head}: {text}", head, remark=True))
     return [*found, *(Sign(text) for text in _losses(history, list(heads)))]
 
@@ -216,6 +220,22 @@ def _other_target(values: Mapping[str, float], head: str, expected: Expected) ->
         f"{_percent(shares[name])} of the accepted pseudo-labels are '{name}' while {_percent(labels[name])} of the "
         "labels are, since the target of trainer.args.align is not the labels' shares: set trainer.args.align to "
         "prior, with distribution if the unlabeled images have other shares than the labels"
+    )
+
+
+def _worthless(history: Sequence[Mapping[str, float]], head: str, expected: Expected) -> str | None:
+    """By the labels that were set aside, pseudo-labels are hardly better than the most common class for everybody."""
+    shares = expected.labels or (expected.shares if expected.by_labels else None)
+    found = [values.get(f"train/{head}/pseudo_accuracy", math.nan) for values in history[-2:]]
+    if shares is None or len(found) < 2 or _too_few(history[-1], head, expected):
+        return None
+    name = max(shares, key=lambda of: shares[of])
+    if not all(accuracy <= shares[name] + _LITTLE * (1 - shares[name]) for accuracy in found):
+        return None
+    return (
+        f"{100 * found[-1]:.1f} % of the accepted pseudo-labels are right by the labels that were set aside, hardly "
+        f"more than if all were '{name}' ({_percent(shares[name])}), so little can be learned from the unlabeled "
+        "images: raise trainer.args.warm_up_epochs, start from pretrained weights (arch.args), or label more"
     )
 
 
