@@ -299,20 +299,9 @@ def _add_agreement(commands: Commands) -> None:
 def run_agreement(args: argparse.Namespace) -> None:
     check_output(args.out, "--out")
 
-    from data_loader.agreement import compare_tables, corrections_of, describe
-    from report.table import align
-    from utils.files import atomic_write
+    from trainer.agreement import compare_labels
 
-    key, found = compare_tables(args.first, args.second, args.columns, args.key)
-    for of_column in found:
-        print("\n".join(describe(of_column)))
-        header = (f"{args.first.name} \\ {args.second.name}", *map(str, of_column.confusion.columns))
-        rows = [(str(name), *map(str, counts)) for name, counts in of_column.confusion.iterrows()]
-        print("\n".join(align([header, *rows])))
-    table = corrections_of(found, key)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(args.out, table.to_csv(index=False, lineterminator="\n"))
-    print(f"{args.out}: {len(table):,} labels that differ")
+    print(compare_labels(args.first, args.second, args.columns, args.key, args.out))
 
 
 def _add_suspects(commands: Commands) -> None:

@@ -19,7 +19,7 @@ from data_loader.dataset import FaceDataset
 from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels
 from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
-from data_loader.split import label_digest, split_digest, valid_label_digests
+from data_loader.split_file import label_digest, split_digest, valid_label_digests
 from data_loader.views import View, is_random
 from utils.config import Config
 from utils.distributed import World

@@ -16,7 +16,8 @@ from data_loader.data_sets import check_names, choose_attributes, join_data_sets
 from data_loader.duplicates import merge_duplicates
 from data_loader.hidden_labels import hide_labels
 from data_loader.label_frame import LabelFrame, filter_rows, merge_classes
-from data_loader.split import check_leakage, make_fold_split, make_split, reuse_split
+from data_loader.split import check_leakage, make_fold_split, make_split
+from data_loader.split_file import reuse_split
 from utils.config import Config, says_where
 from utils.config.components import Kind
 from utils.config.data_sections import DataSet, NamedDataSet

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from report.runs import Comparison, Entry, Experiment, compare, experiments, read_runs, table_of
+from report.run_files import read_runs
+from report.runs import Comparison, Entry, Experiment, compare, experiments, table_of
 from report.submissions import LEDGER, leaderboard, read_ledger
 from report.table import align
 from utils.config import Change
@@ -77,8 +78,7 @@ def _boards(compared: Comparison) -> tuple[Boards, list[str]]:
         for entry in compared.entries:
             run = entry.run
             if save_dir_of(run.folder) == save_dir and entry.best_epoch is not None:
-                rows = {int(row["epoch"]): row for row in run.epochs}
-                found = leaderboard(ledger, run.name, rows[entry.best_epoch])
+                found = leaderboard(ledger, run.name, run.at(entry.best_epoch))
                 if found != ("", ""):
                     boards[run.folder] = found
     return boards, problems

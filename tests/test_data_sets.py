@@ -21,7 +21,7 @@ from data_loader.label_frame import LabelFrame, filter_rows
 from data_loader.prepare_labels import prepare_labels, read_labels
 from data_loader.readers import CelebAHair
 from data_loader.sampler import make_stream
-from data_loader.split import write_split
+from data_loader.split_file import write_split
 from trainer.build import build_trainer
 from trainer.check_resume import check_resume
 from trainer.explore import explore

@@ -15,7 +15,7 @@ import torch
 from data_loader.joint import joint_names
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import Labels
-from data_loader.split import split_digest
+from data_loader.split_file import split_digest
 from tests.face_runs import CLASSES
 from trainer.scored_rows import common_rows, known_ages
 from trainer.test_time_views import VIEWS, choose_views

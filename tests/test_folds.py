@@ -22,7 +22,8 @@ from base.base_trainer import BaseTrainer
 from data_loader.data_sets import choose_attributes, join_data_sets
 from data_loader.joint import join_attributes
 from data_loader.prepare_labels import prepare_labels
-from data_loader.split import check_leakage, make_fold_split, make_folds, make_split, write_split
+from data_loader.split import check_leakage, make_fold_split, make_folds, make_split
+from data_loader.split_file import write_split
 from report.evaluation import HeadPrediction, evaluate_head
 from report.fold_vote import format_vote, verdict
 from tests.face_runs import CLASSES, draw_faces

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data_loader.split import valid_label_digests
+from data_loader.split_file import valid_label_digests
 from report.submissions import add_scores, read_ledger, record
 from tests.test_mask_faces import refused
 from tests.test_split import frame_of

@@ -10,7 +10,8 @@ import pytest
 
 from data_loader.hidden_labels import hide_labels
 from data_loader.label_frame import LabelFrame
-from data_loader.split import check_leakage, make_split, read_split, split_digest, write_split
+from data_loader.split import check_leakage, make_split
+from data_loader.split_file import read_split, split_digest, write_split
 from utils.errors import UserError
 
 

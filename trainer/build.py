@@ -17,7 +17,6 @@ from data_loader.cache import Images, open_images
 from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
 from data_loader.prepare_labels import Labels, prepare_labels
-from data_loader.split import valid_label_digests
 from model.classifier import check_logits
 from trainer.components import KINDS
 from trainer.frozen import feature_data, is_frozen
@@ -54,11 +53,6 @@ class Built:
     trainer: BaseTrainer
     labels: Labels
     notes: list[str]
-
-    @property
-    def valid_labels(self) -> dict[str, str]:
-        """Per head, equal for runs that are scored by the same labels."""
-        return valid_label_digests(self.labels.frame, self.labels.split)
 
 
 @says_where

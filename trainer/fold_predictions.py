@@ -14,7 +14,7 @@ from data_loader.face_data import FaceData
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import Labels, read_labels
 from data_loader.readers.mask_faces import eval_files
-from data_loader.split import read_split, split_digest
+from data_loader.split_file import read_split, split_digest
 from report.evaluation import HeadPrediction
 from report.fold_vote import vote_summary
 from report.folds import fold_summary

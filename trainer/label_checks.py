@@ -10,7 +10,7 @@ import pandas as pd
 from data_loader.age import boundaries_of
 from data_loader.label_frame import DATA_SET
 from data_loader.prepare_labels import Labels
-from data_loader.split import label_digest
+from data_loader.split_file import label_digest
 from utils.config import Component, Config
 from utils.errors import ConfigError, UserError, did_you_mean
 from utils.joint import JOINT

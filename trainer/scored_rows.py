@@ -11,7 +11,7 @@ import pandas as pd
 
 from data_loader.age import AGE, BOUNDARIES, YEARS, age_names, boundaries_of
 from data_loader.prepare_labels import Labels
-from data_loader.split import split_digest, valid_label_digests
+from data_loader.split_file import split_digest, valid_label_digests
 from report.errors import NEAR_YEARS, Ages
 from utils.errors import UserError
 from utils.joint import JOINT

@@ -15,7 +15,7 @@ import torch
 from base.base_dataset import to_device
 from base.base_trainer import BaseTrainer
 from data_loader.prepare_labels import read_labels
-from data_loader.split import read_split, write_split
+from data_loader.split_file import read_split, write_split
 from logger.environment import environment
 from logger.run_logger import RunLogger
 from trainer.build import Built, build_trainer
@@ -263,7 +263,7 @@ def _saved_split(config: Config, run_dir: Path | None) -> Any:
 def _write_run_files(run_dir: Path, config: Config, seen: dict[str, Any], built: Built) -> None:
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     atomic_write(run_dir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
-    seen = {**_with_first_start(run_dir, seen), "valid_labels": built.valid_labels}
+    seen = {**_with_first_start(run_dir, seen), "valid_labels": built.trainer.data.state_dict()["valid_labels"]}
     atomic_write(run_dir / "environment.json", json.dumps(seen, indent=2) + "\n")
     if not (run_dir / "split.csv").exists():
         write_split(run_dir / "split.csv", built.labels.frame, built.labels.split)

@@ -11,7 +11,7 @@ import torch
 
 from data_loader.readers.mask_faces import eval_files
 from report.evaluation import HeadPrediction
-from report.runs import read_epochs
+from report.run_files import read_epochs
 from report.submission import joint_answers, write_submission
 from report.submissions import LEDGER, record
 from trainer.build import open_files
