@@ -209,15 +209,16 @@ def run_statistics(args: argparse.Namespace) -> None:
 
     config = config_of(args)
 
+    from data_loader.image_reader import ImageReader
     from data_loader.prepare_labels import prepare_labels
     from data_loader.statistics import pixel_statistics
 
     labels = prepare_labels(config)
     files = [labels.frame.file(path) for path in labels.frame.rows["path"][labels.split == "train"]]
-    size, folder = None if args.full_size else config.views.shape, Path(config.trainer.save_dir) / ".cache"
-    crop = None if args.full_size else config.views.crop_shape
-    found = pixel_statistics(files, size, folder, workers_of(args), counter("reading"), crop)
-    how = "as they are" if size is None else f"resized to {size[0]} x {size[1]}"
+    read = ImageReader(None) if args.full_size else ImageReader.of(config.views)
+    folder = Path(config.trainer.save_dir) / ".cache"
+    found = pixel_statistics(files, read, folder, workers_of(args), counter("reading"))
+    how = "as they are" if read.size is None else f"resized to {read.size[0]} x {read.size[1]}"
     print(f"{len(files):,} training images, {how}: {found.pixels:,} pixels")
     print(f'"normalize": {json.dumps(found.option())}')
 

@@ -31,6 +31,7 @@ from torchvision import transforms as T  # noqa: E402
 from base.scoring import Normalize  # noqa: E402
 from data_loader.cache import open_images  # noqa: E402
 from data_loader.dataset import FaceDataset  # noqa: E402
+from data_loader.image_reader import ImageReader  # noqa: E402
 from data_loader.views import View  # noqa: E402
 from utils.memory import keep_freed_memory  # noqa: E402
 
@@ -56,7 +57,7 @@ def write_images(folder: Path, side: int, count: int) -> list[Path]:
 
 
 def ours(files: list[Path], size: int, views: tuple[str, ...], folder: Path) -> Loader:
-    images = open_images(files, (size, size), "disk", folder)
+    images = open_images(files, ImageReader((size, size)), "disk", folder)
     pipelines = {name: View(name, (size, size)) for name in views}
     dataset, normalize = FaceDataset(images, {}, {"labeled": pipelines}, 0), Normalize(MEAN, STD, torch.device("cpu"))
 

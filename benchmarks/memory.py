@@ -46,6 +46,7 @@ def read_all(root: Path, size: int, cache: str) -> dict[str, float]:
 
     from data_loader.cache import open_images
     from data_loader.face_data import FaceData
+    from data_loader.image_reader import ImageReader
     from data_loader.prepare_labels import prepare_labels
     from utils.config import config_from_dict
 
@@ -67,7 +68,7 @@ def read_all(root: Path, size: int, cache: str) -> dict[str, float]:
     )
     labels = prepare_labels(config)
     files = [labels.frame.file(path) for path in labels.frame.rows["path"]]
-    images = open_images(files, (size, size), cache, root / "cache")
+    images = open_images(files, ImageReader((size, size)), cache, root / "cache")
     data = FaceData(config, labels, images, {"labeled": {"image": "train"}}, torch.device("cpu"))
     most = {"own": 0.0, "file": 0.0}
     steps = data.steps_per_pass()

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
-from data_loader.decode import DECODING, Size, check_image, read_image
+from data_loader.decode import Size, check_image
+from data_loader.image_reader import ImageReader
 from data_loader.pixel_store import KEY_BYTES, PixelStore, StoredImages
 from logger.progress import Progress
 from utils.errors import UserError, raise_all
@@ -34,43 +34,41 @@ class Images(Protocol):
 class Decoder:
     """Images read from their files each time (cache `off`)."""
 
-    def __init__(self, files: Sequence[Path], size: Size, crop: Size | None = None):
-        self.files, self.size, self.crop = files, size, crop
+    def __init__(self, files: Sequence[Path], read: ImageReader):
+        self.files, self.read = files, read
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return read_image(self.files[row], self.size, self.crop)
+        return self.read(self.files[row])
 
 
 def open_images(
-    files: Sequence[Path],
-    size: Size,
-    mode: str,
-    folder: Path,
-    tell: Tell = lambda _: None,
-    crop: Size | None = None,
+    files: Sequence[Path], read: ImageReader, mode: str, folder: Path, tell: Tell = lambda _: None
 ) -> Images:
-    """Images of `files` at `size`, decoded now or found in `folder`; every file is checked before training starts.
+    """Images of `files`, decoded now or found in `folder`; every file is checked before training starts.
 
-    crop: as in `read_image`.
+    read: how a file becomes an image; it has a size.
     mode: `off` (decode each time), `ram`, `disk`, or `auto` (`disk` where there is room for it, else `off`).
     Raises UserError naming the files that are missing or cannot be decoded (the first five of them); with `off` files
     are checked by `check_image`.
     """
+    size = read.size
+    if size is None:
+        raise ValueError("images of different sizes cannot be kept together")
     if mode == "auto":
-        mode = _choose(files, _store(size, crop, folder), tell)
+        mode = _choose(files, _store(read, size, folder), tell)
     if mode == "off":
         _for_all(lambda row: check_image(files[row], size), range(len(files)), "checking")
-        return Decoder(files, size, crop)
+        return Decoder(files, read)
     if mode == "ram":
         images = _in_memory(len(files), size)
 
         def decode(row: int) -> None:
-            images[row] = read_image(files[row], size, crop)
+            images[row] = read(files[row])
 
         _for_all(decode, range(len(files)), "decoding")
         return images
     try:
-        return _open_on_disk(files, size, crop, folder, tell)
+        return _open_on_disk(files, read, _store(read, size, folder), tell)
     except OSError as error:
         raise UserError(
             f"data_loader.cache: {folder}: {error.strerror or error}; set it to ram or off, "
@@ -115,10 +113,9 @@ def _choose(files: Sequence[Path], store: PixelStore, tell: Tell) -> str:
     return "off"
 
 
-def _store(size: Size, crop: Size | None, folder: Path) -> PixelStore:
+def _store(read: ImageReader, size: Size, folder: Path) -> PixelStore:
     """One store for everything that decides about the pixels of a file."""
-    cropped = "" if crop is None else f" {crop[0]}x{crop[1]}"
-    settings = hashlib.sha256(f"{DECODING} {cv2.__version__}{cropped}".encode()).hexdigest()[:8]
+    settings = hashlib.sha256(read.settings.encode()).hexdigest()[:8]
     return PixelStore(folder, f"{size[0]}x{size[1]}-{settings}", (*size, 3))
 
 
@@ -143,13 +140,9 @@ def _keys(files: Sequence[Path]) -> list[bytes]:
     return keys
 
 
-def _open_on_disk(files: Sequence[Path], size: Size, crop: Size | None, folder: Path, tell: Tell) -> StoredImages:
-    folder.mkdir(parents=True, exist_ok=True)
-    store, keys = _store(size, crop, folder), _keys(files)
-
-    def read(file: Path) -> np.ndarray:
-        return read_image(file, size, crop)
-
+def _open_on_disk(files: Sequence[Path], read: ImageReader, store: PixelStore, tell: Tell) -> StoredImages:
+    store.keys.parent.mkdir(parents=True, exist_ok=True)
+    keys = _keys(files)
     try:
         return store.open(keys)
     except KeyError:
@@ -163,7 +156,7 @@ def _open_on_disk(files: Sequence[Path], size: Size, crop: Size | None, folder: 
 
 
 def _complete(
-    store: PixelStore, keys: list[bytes], files: Sequence[Path], read: Callable[[Path], np.ndarray], tell: Tell
+    store: PixelStore, keys: list[bytes], files: Sequence[Path], read: ImageReader, tell: Tell
 ) -> StoredImages:
     missing = store.missing(keys)
     if missing:
@@ -182,9 +175,9 @@ def _complete(
     return store.open(keys)
 
 
-def unreadable(files: Sequence[Path], size: Size) -> dict[int, str]:
-    """What is wrong with the files that `read_image` refuses, by their places."""
-    return _problems(lambda row: read_image(files[row], size), range(len(files)), "checking", len(files))
+def unreadable(files: Sequence[Path], read: ImageReader) -> dict[int, str]:
+    """What is wrong with the files that cannot be read, by their places."""
+    return _problems(lambda row: read(files[row]), range(len(files)), "checking", len(files))
 
 
 def _for_all(work: Callable[[int], object], rows: Sequence[int], name: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_loader.decode import Size, read_image
+from data_loader.image_reader import ImageReader
 from utils.errors import UserError, raise_all
 from utils.files import atomic_write, encoded
 
@@ -46,23 +46,21 @@ def from_histogram(counts: np.ndarray) -> PixelStatistics:
 
 def pixel_statistics(
     files: Sequence[Path],
-    size: Size | None,
+    read: ImageReader,
     folder: Path,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    crop: Size | None = None,
 ) -> PixelStatistics:
-    """Of all pixels of `files`, resized to `size` as for training, or as they are (None: large images weigh more);
-    cropped as in `read_image`.
+    """Of all pixels of `files` as `read` gives them; without a size (as they are) large images weigh more.
 
     Kept in `folder`, and found there again as long as the files, their sizes and dates are the same.
     Raises UserError naming images that cannot be read (the first five), and if all pixels of a channel are the same.
     """
-    cached = folder / f"statistics-{_digest(files, size, crop)}.json"
+    cached = folder / f"statistics-{_digest(files, read)}.json"
     if cached.is_file():
         counts = np.array(json.loads(cached.read_text(encoding="utf-8")), dtype=np.int64)
     else:
-        counts = _count(files, lambda file: read_image(file, size, crop), workers, progress)
+        counts = _count(files, read, workers, progress)
         # A folder that cannot be written costs the time of reading the images again, no more.
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +103,7 @@ def _count(
     return counts
 
 
-def _digest(files: Sequence[Path], size: Size | None, crop: Size | None) -> str:
+def _digest(files: Sequence[Path], read: ImageReader) -> str:
     lines, problems = [], []
     for file in files:
         try:
@@ -115,5 +113,5 @@ def _digest(files: Sequence[Path], size: Size | None, crop: Size | None) -> str:
             continue
         lines.append(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
     raise_all(problems)
-    text = f"{VERSION} {size} {crop or ''} {cv2.__version__}\n" + "".join(sorted(lines))
+    text = f"{VERSION} {read.size} {read.settings}\n" + "".join(sorted(lines))
     return hashlib.sha256(encoded(text)).hexdigest()[:32]

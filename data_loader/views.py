@@ -139,10 +139,26 @@ class View:
 
 
 def is_random(view: View, draws: int = 16) -> bool:
-    """Whether draws of a view differ."""
+    """Whether draws of a view differ, on an image that is noise on one side and smooth on the other: what levels
+    histograms, such as CLAHE, changes the smooth one only."""
     image = np.random.default_rng(0).integers(0, 256, (view.height, view.width, 3), dtype=np.uint8)
+    image[:, view.width // 2 :] = np.linspace(90, 110, view.height)[:, None, None].astype(np.uint8)
     first = view(image, 0) if view.steps else image
     return bool(view.steps) and any(not np.array_equal(first, view(image, seed)) for seed in range(1, draws))
+
+
+def random_steps(spec: Spec, size: tuple[int, int], where: str) -> list[str]:
+    """The steps of what is done to an image once that would do another thing every time, one line each."""
+    problems = []
+    for i, step in enumerate([spec] if isinstance(spec, str) else spec):
+        if is_random(View(step if isinstance(step, str) else [step], size, where)):
+            name = step if isinstance(step, str) else dict(step)["type"]
+            place = where if isinstance(spec, str) else f"{where}[{i}]"
+            problems.append(
+                f"{place}: {name} is random, but what is done once must be the same every time; give it p = 1 and "
+                "ranges of one value, such as [2, 2], or name it in views.train"
+            )
+    return problems
 
 
 def _steps(spec: Spec, size: tuple[int, int]) -> list[tuple[int, Any]]:

@@ -16,6 +16,7 @@ import pytest
 
 from data_loader.cache import open_images
 from data_loader.decode import jpeg_size, read_image
+from data_loader.image_reader import ImageReader
 from data_loader.pixel_store import clear
 from utils.errors import UserError
 from utils.memory import available_memory
@@ -51,7 +52,9 @@ def test_every_mode_gives_the_pixels_of_the_files_and_only_new_ones_are_decoded(
 
     def check(chosen: list[Path], mode: str, news: int | None) -> None:
         told.clear()
-        assert pixels(open_images(chosen, SIZE, mode, tmp_path / "cache", told.append), len(chosen)) == decoded(chosen)
+        assert pixels(
+            open_images(chosen, ImageReader(SIZE), mode, tmp_path / "cache", told.append), len(chosen)
+        ) == decoded(chosen)
         assert [line.split()[2] for line in told] == ([] if news is None else [str(news)])
 
     check(files[:8], "disk", 8)
@@ -62,12 +65,12 @@ def test_every_mode_gives_the_pixels_of_the_files_and_only_new_ones_are_decoded(
     cv2.imwrite(str(files[2]), np.zeros((40, 40, 3), np.uint8))
     check(files, "disk", 1)
     check([*files, files[2], files[2]], "disk", None)
-    other = open_images(files, (24, 20), "disk", tmp_path / "cache")
+    other = open_images(files, ImageReader((24, 20)), "disk", tmp_path / "cache")
     assert np.array_equal(other[5], read_image(files[5], (24, 20)))
 
 
 def test_stored_images_survive_pickling_without_their_content(files, tmp_path):
-    images = open_images(files, SIZE, "disk", tmp_path / "cache")
+    images = open_images(files, ImageReader(SIZE), "disk", tmp_path / "cache")
     packed = pickle.dumps(images)
     assert len(packed) < 2000 and pixels(pickle.loads(packed), 12) == decoded(files)
     assert not images[0].flags.writeable
@@ -103,17 +106,17 @@ def test_files_that_break_off_are_all_named_and_the_others_kept(tmp_path, mode):
     for file, content in ((files[1], b""), (files[4], files[4].read_bytes()[:-40]), (files[7], b"GIF89a, it says")):
         file.write_bytes(content)
     with pytest.raises(UserError) as error:
-        open_images(files, SIZE, mode, tmp_path / "cache")
+        open_images(files, ImageReader(SIZE), mode, tmp_path / "cache")
     lines = str(error.value).splitlines()
     assert [line.split(":")[0] for line in lines] == [str(files[i]) for i in (1, 4, 7)]
     assert all("cannot be decoded as an image" in line for line in lines)
     told: list[str] = []
     kept = [file for i, file in enumerate(files) if i not in (1, 4, 7)]
-    assert pixels(open_images(kept, SIZE, mode, tmp_path / "cache", told.append), 9) == decoded(kept)
+    assert pixels(open_images(kept, ImageReader(SIZE), mode, tmp_path / "cache", told.append), 9) == decoded(kept)
     assert told == [], "what could be decoded was decoded twice"
     files[0].unlink()
     with pytest.raises(UserError, match=r"0000\.jpg: no such file"):
-        open_images(files, SIZE, mode, tmp_path / "cache")
+        open_images(files, ImageReader(SIZE), mode, tmp_path / "cache")
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(files, tmp_path, monkeypatch):
@@ -122,27 +125,28 @@ def test_a_full_disk_is_said_and_leaves_nothing(files, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(UserError, match=r"data_loader\.cache: .*No space left on device; set it to ram or off"):
-        open_images(files, SIZE, "disk", tmp_path / "cache")
+        open_images(files, ImageReader(SIZE), "disk", tmp_path / "cache")
     assert [path.stat().st_size for path in (tmp_path / "cache").glob("*.pixels")] == [0]
 
 
 def test_auto_without_a_folder_to_write_decodes_for_every_batch(files, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     told: list[str] = []
-    images = open_images(files, SIZE, "auto", tmp_path / "cache", told.append)
+    images = open_images(files, ImageReader(SIZE), "auto", tmp_path / "cache", told.append)
     assert pixels(images, 12) == decoded(files) and told[0].startswith("cache: off")
 
 
 BUILD = """
 import sys, time
 from pathlib import Path
-import data_loader.cache as cache, data_loader.pixel_store as store
+import data_loader.cache as cache, data_loader.image_reader as image_reader, data_loader.pixel_store as store
 store._COMMIT_BYTES = 40 * 20 * 24 * 3
-read = cache.read_image
-cache.read_image = lambda *a: (time.sleep(float(sys.argv[3])), read(*a))[1]
+read = image_reader.read_image
+image_reader.read_image = lambda *a: (time.sleep(float(sys.argv[3])), read(*a))[1]
 files = sorted(Path(sys.argv[1]).iterdir())
 print("start", flush=True)
-images = cache.open_images(files, (20, 24), "disk", Path(sys.argv[2]), lambda line: print(line, flush=True))
+reader = image_reader.ImageReader((20, 24))
+images = cache.open_images(files, reader, "disk", Path(sys.argv[2]), lambda line: print(line, flush=True))
 print("sum", sum(int(images[i].astype(int).sum()) for i in range(len(files))), flush=True)
 """
 
@@ -179,20 +183,20 @@ def test_killed_and_concurrent_builds_end_in_one_whole_cache(tmp_path):
 
 
 def test_what_a_crash_left_behind_the_last_key_is_written_over(files, tmp_path):
-    open_images(files[:4], SIZE, "disk", tmp_path / "cache")
+    open_images(files[:4], ImageReader(SIZE), "disk", tmp_path / "cache")
     [stored], [keys] = (list((tmp_path / "cache").glob(f"*.{end}")) for end in ("pixels", "keys"))
     with stored.open("ab") as file:
         file.write(b"\xaa" * 5000)
     with keys.open("ab") as file:
         file.write(b"torn")
-    assert pixels(open_images(files, SIZE, "disk", tmp_path / "cache"), 12) == decoded(files)
+    assert pixels(open_images(files, ImageReader(SIZE), "disk", tmp_path / "cache"), 12) == decoded(files)
     os.truncate(stored, 5 * 20 * 24 * 3)  # pixels that never reached the disk
-    assert pixels(open_images(files, SIZE, "disk", tmp_path / "cache"), 12) == decoded(files)
+    assert pixels(open_images(files, ImageReader(SIZE), "disk", tmp_path / "cache"), 12) == decoded(files)
 
 
 def test_clear_removes_what_no_process_uses(files, tmp_path):
-    images = open_images(files, SIZE, "disk", tmp_path / "cache")
-    open_images(files[:3], (8, 8), "disk", tmp_path / "cache")
+    images = open_images(files, ImageReader(SIZE), "disk", tmp_path / "cache")
+    open_images(files[:3], ImageReader((8, 8)), "disk", tmp_path / "cache")
     size = 12 * 20 * 24 * 3
     command = "import sys, pathlib, data_loader.pixel_store as s; print(*s.clear(pathlib.Path(sys.argv[1])))"
     arguments = [sys.executable, "-c", command, str(tmp_path / "cache")]
@@ -201,7 +205,7 @@ def test_clear_removes_what_no_process_uses(files, tmp_path):
     assert pixels(images, 12) == decoded(files)
     del images
     assert clear(tmp_path / "cache") == (size + 12 * 16, [])
-    assert pixels(open_images(files, SIZE, "disk", tmp_path / "cache"), 12) == decoded(files)
+    assert pixels(open_images(files, ImageReader(SIZE), "disk", tmp_path / "cache"), 12) == decoded(files)
 
 
 def test_prepare_cache_fills_what_the_training_reads_and_clears_it(tmp_path, tiny_faces, in_process):
@@ -229,7 +233,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_decoded(
     size = (512, 512) if free == 2**20 else (2_000_000, 2_000_000)
     needed = "0.0" if free == 2**20 else "134,110.5"
     with pytest.raises(UserError) as error:
-        open_images(files, size, "ram", tmp_path / "cache")
+        open_images(files, ImageReader(size), "ram", tmp_path / "cache")
     text = str(error.value)
     assert text.startswith(f"data_loader.cache: ram: 12 images of {size[0]}x{size[1]} pixels need {needed} GiB")
     assert ("are free" in text) == (free is not None) and text.endswith(

@@ -51,7 +51,7 @@ EXAMPLE: dict[str, Any] = json.loads("""{
   "labels": {"corrections": null, "merge": {"forehead": {"shown": ["0", "1"], "covered": ["2"]}}, "filters": [],
              "duplicates": null, "train": null, "labeled": null},
   "split": {"valid": 0.2, "test": 0.0, "stratify": ["forehead"], "seed": 0, "folds": null, "fold": null, "from": null},
-  "views": {"size": 224, "crop": null, "train": "light", "weak": "light", "eval": [], "normalize": "imagenet",
+  "views": {"size": 224, "crop": null, "preprocess": [], "train": "light", "weak": "light", "eval": [], "normalize": "imagenet",
             "strong": ["HorizontalFlip", {"type": "OneOf", "args": {"transforms": [{"type": "Blur"}], "p": 1}}]},
   "data_loader": {"batch_size": 8, "unlabeled_ratio": 7, "num_workers": "auto", "sampler": "random",
                   "one_per_group": null, "cache": "auto", "feature_views": null},

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from data_loader.cache import open_images
+from data_loader.image_reader import ImageReader
 from data_loader.sampler import StepSampler, Stream, make_stream
 from data_loader.views import PRESETS, View
 from trainer.fixmatch import FixMatchTrainer
@@ -136,7 +137,7 @@ def run_data(tiny_faces: Path, tmp_path: Path):
         )
         labels = prepare_labels(config)
         files = [labels.frame.root / path for path in labels.frame.rows["path"]]
-        images = open_images(files, (32, 32), cache, tmp_path / "cache")
+        images = open_images(files, ImageReader((32, 32)), cache, tmp_path / "cache")
         return FaceData(config, labels, images, FixMatchTrainer.streams, torch.device("cpu"))
 
     return make
@@ -176,7 +177,7 @@ def test_cache_gives_the_decoded_pixels_and_notices_a_changed_file(tiny_faces: P
     told: list[str] = []
 
     def pixels(mode: str) -> list[bytes]:
-        images = open_images(files, (20, 24), mode, tmp_path / "cache", told.append)
+        images = open_images(files, ImageReader((20, 24)), mode, tmp_path / "cache", told.append)
         return [np.asarray(images[i]).tobytes() for i in range(len(files))]
 
     expected = pixels("off")
@@ -192,9 +193,9 @@ def test_the_centre_is_cropped_in_the_images_own_pixels_before_resizing(tmp_path
     files = [tmp_path / name for name in ("tall.png", "small.png", "large.jpg")]
     for file, shape in zip(files, ((90, 61, 3), (20, 70, 3), (512, 384, 3))):
         cv2.imwrite(str(file), cv2.GaussianBlur(rng.integers(0, 256, shape).astype(np.uint8), (0, 0), 3))
-    whole = open_images(files, (24, 24), "off", tmp_path)
+    whole = open_images(files, ImageReader((24, 24)), "off", tmp_path)
     for mode in ("off", "ram", "disk", "disk"):
-        images = open_images(files, (24, 24), mode, tmp_path / "cache", crop=(40, 48))
+        images = open_images(files, ImageReader((24, 24), crop=(40, 48)), mode, tmp_path / "cache")
         for row, (file, part) in enumerate(
             zip(files, (np.s_[25:65, 6:54], np.s_[0:20, 11:59], np.s_[236:276, 168:216]))
         ):
@@ -202,7 +203,27 @@ def test_the_centre_is_cropped_in_the_images_own_pixels_before_resizing(tmp_path
             how = cv2.INTER_AREA if min(source.shape[:2]) >= 24 else cv2.INTER_LINEAR
             assert np.array_equal(images[row], cv2.resize(source, (24, 24), interpolation=how)), (mode, file.name)
             assert not np.array_equal(images[row], whole[row])
-    assert not np.array_equal(open_images(files, (24, 24), "disk", tmp_path / "cache")[0], images[0])
+    assert not np.array_equal(open_images(files, ImageReader((24, 24)), "disk", tmp_path / "cache")[0], images[0])
+
+
+def test_every_image_is_preprocessed_once_after_resizing_and_each_way_of_it_has_its_cache(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    files = [tmp_path / f"{i}.png" for i in range(40)]
+    for file in files:
+        cv2.imwrite(str(file), cv2.GaussianBlur(rng.integers(0, 256, (40, 30, 3)).astype(np.uint8), (0, 0), 2))
+    clahe = {"type": "CLAHE", "args": {"clip_limit": [2, 2], "tile_grid_size": [4, 4], "p": 1}}
+    mirrored = {"type": "HorizontalFlip", "args": {"p": 1}}
+    for steps in ([clahe], [clahe, mirrored]):
+        reader = ImageReader((24, 24), preprocess=steps)
+        stored = [open_images(files, reader, mode, tmp_path / "cache") for mode in ("off", "ram", "disk", "disk")]
+        for row, file in enumerate(files):
+            plain = cv2.resize(cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB), (24, 24), interpolation=3)
+            light = cv2.cvtColor(plain, cv2.COLOR_RGB2LAB)
+            light[..., 0] = cv2.createCLAHE(clipLimit=2, tileGridSize=(4, 4)).apply(light[..., 0])
+            expected = cv2.cvtColor(light, cv2.COLOR_LAB2RGB)[:, :: -1 if len(steps) == 2 else 1]
+            for images in stored:
+                assert np.array_equal(images[row], expected)
+    assert len(list((tmp_path / "cache").glob("*.pixels"))) == 2
 
 
 @pytest.mark.parametrize("mode", ["disk", "ram", "off"])
@@ -211,6 +232,6 @@ def test_damaged_images_are_all_named_before_training(tiny_faces: Path, tmp_path
     files[1].write_bytes(b"not an image")
     files[4].write_bytes(files[4].read_bytes()[:40])
     with pytest.raises(UserError) as error:
-        open_images(files, (20, 20), mode, tmp_path / "cache")
+        open_images(files, ImageReader((20, 20)), mode, tmp_path / "cache")
     assert files[1].name in str(error.value) and files[4].name in str(error.value)
     assert "cannot be decoded" in str(error.value)

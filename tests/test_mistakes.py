@@ -83,6 +83,19 @@ def cases(faces: Path) -> dict[str, tuple[dict, list[str]]]:
             {"views": {"weak": [{"type": "CenterCrop", "args": {"height": 350, "width": 250}}]}},
             ["tiny.json: views.weak[0]: CenterCrop fails on an image of 32 x 32 pixels (views.size)", "350"],
         ),
+        "preprocessing at random": (
+            {
+                "views": {
+                    "size": 96,
+                    "preprocess": [{"type": "InvertImg", "args": {"p": 1}}, {"type": "CLAHE", "args": {"p": 1}}],
+                }
+            },
+            ["tiny.json: views.preprocess[1]: CLAHE is random", "give it p = 1 and ranges of one value"],
+        ),
+        "a random preset as preprocessing": (
+            {"views": {"preprocess": "light"}},
+            ["tiny.json: views.preprocess: light is random"],
+        ),
         "view that needs more than an image": (
             {"views": {"eval": ["HorizontalFlip", "HistogramMatching"]}},
             ["tiny.json: views.eval[1]: HistogramMatching fails", "hm_metadata"],
@@ -273,8 +286,11 @@ def test_a_run_that_is_damaged_beyond_continuing_does_not_block_auto(tmp_path, t
     assert refused.code == 2 and f"there are {checkpoints}/best.pth\n" in refused.err, refused.err
 
 
-def test_cropped_images_are_scored_and_predicted_as_they_were_learned(tmp_path, tiny_faces, in_process):
-    config = write_config(tmp_path, tiny_faces, views={"size": 32, "crop": [16, 20]})
+@pytest.mark.parametrize("changes", [{"crop": [16, 20]}, {"preprocess": [{"type": "InvertImg", "args": {"p": 1}}]}])
+def test_cropped_and_preprocessed_images_are_scored_and_predicted_as_they_were_learned(
+    tmp_path, tiny_faces, in_process, changes
+):
+    config = write_config(tmp_path, tiny_faces, views={"size": 32, **changes})
     short = ["-s", "trainer.type=SupervisedTrainer", "-s", "trainer.args={}", "-s", "trainer.steps_per_epoch=4"]
     assert in_process("train.py", "-c", str(config), *short, "--run-id", "a", "-s", "trainer.epochs=1").code == 0
     run_dir, out = str(tmp_path / "saved" / "tiny" / "a"), tmp_path / "p.csv"

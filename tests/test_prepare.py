@@ -15,6 +15,7 @@ import timm
 import torch
 
 from data_loader.decode import read_image
+from data_loader.image_reader import ImageReader
 from data_loader.readers import CelebAHair, LabelCSV
 from data_loader.statistics import pixel_statistics
 from model.resnet18_file import load_resnet18
@@ -41,24 +42,26 @@ def save_images(folder: Path, count: int, seed: int = 0) -> np.ndarray:
 def test_statistics_are_those_of_all_pixels(tmp_path: Path):
     images = save_images(tmp_path / "images", 8)
     files = sorted((tmp_path / "images").glob("*.png"))
-    found = pixel_statistics(files, None, tmp_path / "cache", workers=3)
+    found = pixel_statistics(files, ImageReader(None), tmp_path / "cache", workers=3)
     pixels = images.reshape(-1, 3) / 255
     np.testing.assert_allclose(found.mean, pixels.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(found.std, pixels.std(axis=0), rtol=1e-12)
     assert found.std[0] > (images / 255).std(axis=(1, 2)).mean() * 1.05 and found.pixels == 8 * 120
 
     calls: list[int] = []
-    again = pixel_statistics(files[::-1], None, tmp_path / "cache", progress=lambda done, total: calls.append(done))
+    again = pixel_statistics(
+        files[::-1], ImageReader(None), tmp_path / "cache", progress=lambda done, total: calls.append(done)
+    )
     assert again == found and not calls
     cv2.imwrite(str(files[0]), np.full((12, 10, 3), 255, np.uint8))
-    changed = pixel_statistics(files, None, tmp_path / "cache")
+    changed = pixel_statistics(files, ImageReader(None), tmp_path / "cache")
     assert changed.mean[0] > found.mean[0]
-    shrunk = pixel_statistics(files, (6, 5), tmp_path / "cache")
+    shrunk = pixel_statistics(files, ImageReader((6, 5)), tmp_path / "cache")
     assert shrunk.pixels == 8 * 30 and shrunk.std[0] < changed.std[0]
     for bad in (files[2], files[6]):
         bad.write_bytes(b"no image")
     with pytest.raises(UserError, match=rf"{files[2].name}: cannot be decoded.*\n.*{files[6].name}: cannot be decoded"):
-        pixel_statistics(files, None, tmp_path / "cache")
+        pixel_statistics(files, ImageReader(None), tmp_path / "cache")
 
 
 def test_the_line_of_statistics_is_a_valid_option_about_training_images(tmp_path: Path, tiny_faces: Path, in_process):

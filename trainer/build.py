@@ -16,6 +16,7 @@ from base.scoring import Normalize
 from data_loader.cache import Images, open_images
 from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
+from data_loader.image_reader import ImageReader
 from data_loader.prepare_labels import Labels, prepare_labels
 from model.classifier import check_logits
 from trainer.components import KINDS
@@ -159,7 +160,7 @@ def open_run_images(config: Config, labels: Labels, tell: Any) -> Images:
 def open_files(config: Config, files: Sequence[Path], tell: Any) -> Images:
     """Any images as the config's training decodes its own."""
     folder = Path(config.trainer.save_dir) / ".cache"
-    return open_images(files, config.views.shape, config.data_loader.cache, folder, tell, config.views.crop_shape)
+    return open_images(files, ImageReader.of(config.views), config.data_loader.cache, folder, tell)
 
 
 @says_where

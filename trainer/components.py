@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from base.base_trainer import BaseTrainer
 from data_loader import views
 from data_loader.prepare_labels import DATASETS
-from data_loader.views import PRESETS, TRANSFORMS, view_problems
+from data_loader.views import PRESETS, TRANSFORMS, random_steps, view_problems
 from model import classifier, loss, metric
 from trainer import fixmatch, lr_scheduler, mean_teacher, multi_head, pseudo_label_trainer, simclr, supervised
 from trainer.mix import MIXES
@@ -52,9 +52,10 @@ def check_components(config: Config) -> None:
     """Raises ConfigError with everything that is wrong with the config's types and arguments."""
     problems = config_problems(config, KINDS)
     if not problems:
-        for name in ("train", "weak", "strong", "eval"):
-            spec = config.to_dict()["views"][name]
-            problems += view_problems(spec, config.views.shape, config.where(f"views.{name}"))
+        for name in ("preprocess", "train", "weak", "strong", "eval"):
+            spec, where = config.to_dict()["views"][name], config.where(f"views.{name}")
+            found = view_problems(spec, config.views.shape, where)
+            problems += found or (random_steps(spec, config.views.shape, where) if name == "preprocess" else [])
     if problems:
         raise ConfigError(problems)
 

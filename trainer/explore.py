@@ -12,6 +12,7 @@ import numpy as np
 from data_loader import data_check
 from data_loader.cache import open_images
 from data_loader.image_files import ImageFile, describe_files, inspect_all
+from data_loader.image_reader import ImageReader
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import draw_split, prepare_labels, read_labels
 from data_loader.views import View, is_random
@@ -102,7 +103,7 @@ def _views(config: Config, frame: LabelFrame, train: np.ndarray, facts: Sequence
     if not rows:
         return []
     files = [frame.file(str(frame.rows["path"].iloc[row])) for row in rows]
-    images = open_images(files, config.views.shape, "ram", Path(), crop=config.views.crop_shape)
+    images = open_images(files, ImageReader.of(config.views), "ram", Path())
     specs = config.to_dict()["views"]
     sheets: list[ViewSheet] = []
     for name, purpose in used.items():

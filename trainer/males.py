@@ -12,6 +12,7 @@ import torch
 
 from base.scoring import Normalize
 from data_loader.cache import Decoder
+from data_loader.image_reader import ImageReader
 from data_loader.readers.celeba_annotation import ANNOTATION, read_annotation
 from data_loader.readers.celeba_hair import IMAGES
 from data_loader.readers.image_folder import images_below
@@ -141,7 +142,7 @@ def _resnet18(path: Path, classes: Sequence[str], device: torch.device) -> Class
 
     @torch.no_grad()
     def classify(files: Sequence[Path]) -> np.ndarray:
-        images, found = Decoder(files, _SIZE), []
+        images, found = Decoder(files, ImageReader(_SIZE)), []
         for start in range(0, len(files), _BATCH):
             pixels = np.stack([images[row] for row in range(start, min(start + _BATCH, len(files)))])
             found.append(model(normalize(torch.from_numpy(pixels).to(device))).double().softmax(dim=1).cpu())

@@ -14,6 +14,7 @@ from data_loader.cache import Decoder, Images, unreadable
 from data_loader.crops_mark import crops_note
 from data_loader.dataset import FaceDataset
 from data_loader.face_data import evaluation_batch
+from data_loader.image_reader import ImageReader
 from data_loader.readers.image_folder import EXTENSIONS, images_below
 from data_loader.sampler import EvaluationSampler
 from data_loader.views import View
@@ -58,7 +59,7 @@ class Files:
 
 def as_trained(loaded: Loaded, files: Sequence[Path]) -> Decoder:
     """Images of files as the checkpoint's training decoded its own."""
-    return Decoder(files, loaded.config.views.shape, loaded.config.views.crop_shape)
+    return Decoder(files, ImageReader.of(loaded.config.views))
 
 
 def head_predictions(
@@ -90,7 +91,7 @@ def predict_files(
     try:
         found = _answers(ensemble, models, files, device)
     except UserError:
-        problems = unreadable(files, models[0].config.views.shape)
+        problems = unreadable(files, ImageReader.of(models[0].config.views))
         if not problems or len(problems) == len(files):
             raise_all(list(problems.values()))
             raise

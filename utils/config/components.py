@@ -22,6 +22,8 @@ __all__ = ["PLACES", "Kind", "Nested", "components_of", "config_problems", "tree
 PLACES = {
     "dataset": "dataset",
     "dataset.*": "dataset",
+    "views.preprocess": "preset",
+    "views.preprocess.*": "transform",
     "views.train": "preset",
     "views.train.*": "transform",
     "views.weak": "preset",

@@ -180,7 +180,7 @@ class Normalization(Section):
     """Standard deviation of red, green and blue."""
 
 
-def _view(default: str) -> Any:
+def _view(default: str | list[Any]) -> Any:
     return Field(default=default, json_schema_extra=says("a preset's name or a list of presets and transforms"))
 
 
@@ -198,6 +198,8 @@ class Views(Section):
         default=None, json_schema_extra=says("a whole number ≥ 8, a list [height, width] of them or null")
     )
     """Central part of an image, in its own pixels, that is resized to `size`; null: all of it."""
+    preprocess: Transforms = _view([])
+    """What is done to every image once, at `size` and before the cache, in training, scoring and prediction."""
     train: Transforms = _view("light")
     """View of labeled images."""
     weak: Transforms = _view("flip_translate")

@@ -1,0 +1,60 @@
+"""From a file to the pixels that all views of an image start from."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import albumentations
+import cv2
+import numpy as np
+
+from data_loader.decode import DECODING, Size, read_image
+from data_loader.views import VIEWS, Spec, View
+from utils.config.data_sections import Views
+
+
+class ImageReader:
+    """reader(file): uint8 [h, w, 3] RGB, decoded, cropped and resized as `read_image` does, then preprocessed.
+
+    preprocess: transforms that do the same every time (`views.preprocess`); they need a size.
+    Raises UserError as `read_image` does.
+    """
+
+    def __init__(self, size: Size | None, crop: Size | None = None, preprocess: Spec = ()):
+        self.size, self.crop, self.preprocess = size, crop, preprocess
+        self._of_thread = threading.local()
+
+    @classmethod
+    def of(cls, views: Views) -> ImageReader:
+        return cls(views.shape, views.crop_shape, views.model_dump()["preprocess"])
+
+    def __call__(self, file: Path) -> np.ndarray:
+        image = read_image(file, self.size, self.crop)
+        view = self._view()
+        return image if view is None else view(image, 0)
+
+    @property
+    def settings(self) -> str:
+        """All that decides about the pixels of a file, in words."""
+        settings = f"{DECODING} {cv2.__version__}" + ("" if self.crop is None else f" {self.crop[0]}x{self.crop[1]}")
+        if self._view() is None:
+            return settings
+        return f"{settings} {json.dumps(self.preprocess, sort_keys=True)} {VIEWS} {albumentations.__version__}"
+
+    def _view(self) -> View | None:
+        """Of this thread: a view has generators that threads may not share."""
+        if self.size is None or not self.preprocess:
+            return None
+        if not hasattr(self._of_thread, "view"):
+            self._of_thread.view = View(self.preprocess, self.size, "views.preprocess")
+        view: View = self._of_thread.view
+        return view if view.steps else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"size": self.size, "crop": self.crop, "preprocess": self.preprocess}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
