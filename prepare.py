@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_agreement,
         _add_suspects,
         _add_cache,
+        _add_sweep,
         _add_runs,
         _add_submissions,
     ):
@@ -349,6 +350,49 @@ def run_cache(args: argparse.Namespace) -> None:
     from trainer.prepare_cache import clear_cache, fill_cache
 
     print("\n".join(clear_cache(config) if args.clear else [fill_cache(config)]))
+
+
+def _add_sweep(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="train a config with several values of its keys, and compare what they score",
+        description="All combinations of the values, for each of the configs, one training after the other, with folds "
+        "too. The same command again continues what was stopped and leaves alone what is finished.",
+    )
+    parser.add_argument("-c", "--config", type=Path, nargs="+", required=True, help="one config, or several of them")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="values of a key; KEY1+KEY2=V1,V2 for keys that change together",
+    )
+    parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="for all of them")
+    parser.add_argument("--folds", type=int, metavar="K", help="train each on K folds")
+    parser.add_argument("--sample", type=int, metavar="N", help="only so many of the combinations, drawn at random")
+    parser.add_argument(
+        "-d", "--device", nargs="+", default=["auto"], help="several, such as cuda:0 cuda:1: one training on each"
+    )
+    parser.add_argument("--check", action="store_true", help="only try each, as train.py --check does")
+    parser.add_argument("--out", type=Path, help="also write the table as a CSV, with a column for each key")
+    parser.set_defaults(run=run_sweep)
+
+
+def run_sweep(args: argparse.Namespace) -> None:
+    if args.folds is not None and args.folds < 2:
+        raise UserError(f"--folds {args.folds}: expected at least 2")
+    if args.sample is not None and args.sample < 1:
+        raise UserError(f"--sample {args.sample}: expected at least 1")
+    if args.out is not None:
+        check_output(args.out, "--out")
+
+    from trainer.sweep import parse_factor, plan, sweep
+    from utils.children import stop_signals_exit
+
+    factors = [parse_factor(text) for text in args.vary]
+    trainings = plan(args.config, factors, args.set, args.folds, args.sample)
+    with stop_signals_exit():
+        print(printable(sweep(trainings, args.folds, args.device, args.check, args.out)))
 
 
 def _add_runs(commands: Commands) -> None:

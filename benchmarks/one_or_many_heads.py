@@ -26,11 +26,12 @@ from sklearn.metrics import f1_score
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from benchmarks.runs import RunFailed, Runs, stop_signals_exit  # noqa: E402
+from benchmarks.runs import RunFailed, Runs  # noqa: E402
 from data_loader.age import AGE, YEARS  # noqa: E402
 from data_loader.label_frame import LabelFrame  # noqa: E402
 from data_loader.prepare_labels import prepare_labels  # noqa: E402
 from data_loader.split_file import write_split  # noqa: E402
+from utils.children import stop_signals_exit  # noqa: E402
 from utils.command import exit_codes  # noqa: E402
 from utils.config import Config, apply_overrides, load_config  # noqa: E402
 from utils.errors import UserError  # noqa: E402

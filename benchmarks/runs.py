@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from trainer.speed import adopt
 from utils.checkpoint import load_newest, previous_checkpoints
+from utils.children import Children
 from utils.config import Config, apply_overrides, config_from_dict, differences, read_run_config
 from utils.errors import ConfigError, UserError
 from utils.files import atomic_write
+from utils.run_folder import is_being_trained
 
-PROJECT = Path(__file__).resolve().parents[1]
 # What a run may differ in and still have the figures that are wanted.
 FREE = (
     "about",
@@ -40,23 +36,6 @@ class RunFailed(Exception):
     """A command of a run ended with an error; the message has the end of its output."""
 
 
-@contextmanager
-def stop_signals_exit() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as an exception does, so that what it started is stopped too."""
-
-    def stopped(number: int, _frame: Any) -> NoReturn:
-        print("stopped; the same command continues", file=sys.stderr)
-        raise SystemExit(128 + number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, stopped) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 class Planned(Protocol):
     """A training that is wanted."""
 
@@ -71,8 +50,7 @@ class Runs(ABC, Generic[R]):
     """out: folder of the runs. environment: of their commands, left out: that of this process."""
 
     def __init__(self, out: Path, environment: Mapping[str, str] | None = None):
-        self.out, self.environment = out, dict(os.environ) if environment is None else environment
-        self.children, self.stopping = set[subprocess.Popen](), False
+        self.out, self.children = out, Children(environment)
 
     @abstractmethod
     def config(self, run: R) -> Config:
@@ -95,7 +73,7 @@ class Runs(ABC, Generic[R]):
     def discard(self, run: R) -> None:
         """Remove the run's folder. Raises UserError while it is being trained."""
         folder = run.folder(self.out)
-        if _is_locked(folder):
+        if is_being_trained(folder):
             raise UserError(f"{folder}: this run is being trained by another process")
         shutil.rmtree(folder)
 
@@ -127,20 +105,7 @@ class Runs(ABC, Generic[R]):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             begin = file.tell()
-            # A session of its own: Ctrl-C reaches only us, who then ask every child once to save and stop.
-            child = subprocess.Popen(
-                [sys.executable, str(PROJECT / command[0]), *command[1:]],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={"PYTHONUNBUFFERED": "1", **self.environment},
-                start_new_session=True,
-            )
-            self.children.add(child)
-            if self.stopping:
-                child.send_signal(signal.SIGTERM)
-            code = child.wait()
-            self.children.discard(child)
+            code = self.children.run(command, file)
         if code:
             with log.open("rb") as file:
                 file.seek(begin)
@@ -150,9 +115,7 @@ class Runs(ABC, Generic[R]):
 
     def stop(self) -> None:
         """Ask every running command to save and stop."""
-        self.stopping = True
-        for child in list(self.children):
-            child.send_signal(signal.SIGTERM)
+        self.children.stop()
 
 
 def _with_weights_of(stored: Config, config: Config) -> Config:
@@ -172,22 +135,6 @@ def _weights_name(weights: Any) -> str:
 def _is_free(difference: str) -> bool:
     key = re.sub(r"\[\d+\]", "", difference.split(":")[0])
     return any(key == free or key.startswith(f"{free}.") for free in FREE)
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether a process holds the run."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    if not (folder / ".lock").exists():
-        return False
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
 
 
 def _file_name(run: Planned, out: Path) -> str:

@@ -28,11 +28,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 from benchmarks.methods import GROUPS, METHODS  # noqa: E402
-from benchmarks.runs import RunFailed, stop_signals_exit  # noqa: E402
+from benchmarks.runs import RunFailed  # noqa: E402
 from benchmarks.semi_supervised_runs import Bench, Run  # noqa: E402
 from benchmarks.semi_supervised_scores import Rows, Scoring  # noqa: E402
 from benchmarks.semi_supervised_table import in_order, summary  # noqa: E402
 from data_loader.prepare_labels import prepare_labels  # noqa: E402
+from utils.children import stop_signals_exit  # noqa: E402
 from utils.command import exit_codes  # noqa: E402
 from utils.config import Config, load_config  # noqa: E402
 from utils.errors import UserError  # noqa: E402

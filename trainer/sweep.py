@@ -1,0 +1,232 @@
+"""The same training with other values: all their combinations, one after the other, and a table of what they scored."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import queue
+import random
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from report.run_table import compare_runs
+from utils.children import Children
+from utils.errors import ConfigError, UserError
+from utils.folds import load_fold_config
+
+AS_IS = "as-is"
+LONGEST_VALUE, LONGEST_ID, MOST_SHOWN = 32, 90, 20
+# Says too little of what is varied without the key before it.
+GENERIC = {"args", "name", "type", "value"}
+
+
+class TrainingsFailed(Exception):
+    """Some trainings of a sweep have ended with an error; the others are done."""
+
+    def __init__(self, text: str, codes: Sequence[int]):
+        super().__init__(f"error: {text}")
+        self.exit_code = 2 if set(codes) == {2} else 1
+
+
+@dataclass(frozen=True)
+class Factor:
+    """keys: config keys that have the same value. values: as after `-s KEY=`."""
+
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    config: Path
+    overrides: tuple[str, ...]
+    run_id: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.folder.parent.name}/{self.run_id}"
+
+
+def parse_factor(text: str) -> Factor:
+    """`KEY=V1,V2,…`, or `KEY1+KEY2=V1,V2,…` for keys that change together; a comma in brackets or quotes is a value's.
+
+    Raises UserError if it is not of this form, or has a value twice.
+    """
+    names, equals, listed = text.partition("=")
+    keys = tuple(name.strip() for name in names.split("+"))
+    values = _split(listed)
+    if not equals or "" in keys or "" in values:
+        raise UserError(f"--vary {text}: expected KEY=VALUE,VALUE, for example optimizer.args.lr=1e-3,3e-4")
+    if len(set(map(_canonical, values))) < len(values):
+        raise UserError(f"--vary {text}: has a value twice")
+    return Factor(keys, values)
+
+
+def plan(
+    configs: Sequence[Path], factors: Sequence[Factor], overrides: Sequence[str], folds: int | None, sample: int | None
+) -> list[Training]:
+    """All combinations for each config, the last factor changing fastest, or `sample` of them drawn at random (the
+    same ones every time). Raises ConfigError with everything that is wrong with any of them, UserError if two trainings
+    would have the same folder."""
+    names = _short_names([factor.keys[0] for factor in factors])
+    chosen = list(itertools.product(*(factor.values for factor in factors)))
+    if sample is not None and sample < len(chosen):
+        chosen = [chosen[i] for i in sorted(random.Random(0).sample(range(len(chosen)), sample))]
+    trainings: dict[Path, Training] = {}
+    problems: list[str] = []
+    for config, values in itertools.product(configs, chosen):
+        said = [f"{key}={value}" for factor, value in zip(factors, values) for key in factor.keys]
+        try:
+            loaded = load_fold_config(config, [*overrides, *said], folds)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        run_id = _run_id(dict(zip(names, values)))
+        folder = Path(loaded.trainer.save_dir) / loaded.name / run_id
+        if folder in trainings:
+            raise UserError(
+                f"{config}: {trainings[folder].config} has the same name '{loaded.name}', so both would train in "
+                f"{folder}; give one of them another name"
+            )
+        trainings[folder] = Training(config, (*overrides, *said), run_id, folder)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return list(trainings.values())
+
+
+def sweep(
+    trainings: Sequence[Training], folds: int | None, devices: Sequence[str], check: bool, out: Path | None
+) -> str:
+    """Train them, one at a time on each device, and return a table; what is finished is left alone, what was stopped
+    goes on. check: only `train.py --check` of each.
+
+    Raises TrainingsFailed if some fail, after the others are done.
+    """
+    print(f"{len(trainings)} training{'s' * (len(trainings) > 1)}:")
+    for training in trainings[:MOST_SHOWN]:
+        print(f"  {training}")
+    if len(trainings) > MOST_SHOWN:
+        print(f"  and {len(trainings) - MOST_SHOWN} more")
+    failed = _run_all(trainings, folds, devices, check)
+    table = "" if check else _table(trainings, out)
+    if failed:
+        if table:
+            print(table)
+        named = ", ".join(f"{training} (exit code {code})" for training, code in failed.items())
+        again = "" if check else "; the same command tries them again and leaves the others alone"
+        raise TrainingsFailed(f"{len(failed)} of {len(trainings)} trainings failed: {named}{again}", [*failed.values()])
+    return table or "all of them can be trained"
+
+
+def _run_all(
+    trainings: Sequence[Training], folds: int | None, devices: Sequence[str], check: bool
+) -> dict[Training, int]:
+    """The exit codes of those that failed."""
+    children = Children()
+    free: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
+
+    def run(number: int, training: Training) -> int:
+        device, start = free.get(), time.monotonic()
+        label = f"[{number}/{len(trainings)}] {training}"
+        command = ["train.py", "-c", str(training.config), "-d", device]
+        command += [part for text in training.overrides for part in ("-s", text)]
+        command += ["--folds", str(folds)] if folds is not None else []
+        command += ["--check"] if check else ["--run-id", training.run_id, "-r", "auto"]
+        print(f"{label}: begins" + (f" on {device}" if len(devices) > 1 else ""), flush=True)
+        try:
+            # Side by side, each line says whose it is.
+            tell = None if len(devices) == 1 else lambda line: print(f"{training}: {line}", flush=True)
+            code = children.run(command, tell=tell)
+        finally:
+            free.put(device)
+        minutes = (time.monotonic() - start) / 60
+        print(f"{label}: {f'failed with exit code {code}' if code else 'done'} ({minutes:.1f} min)", flush=True)
+        return code
+
+    pool = ThreadPoolExecutor(len(devices))
+    failed: dict[Training, int] = {}
+    try:
+        futures = {pool.submit(run, number, one): one for number, one in enumerate(trainings, start=1)}
+        for future in as_completed(futures):
+            if code := future.result():
+                failed[futures[future]] = code
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        children.stop()
+        pool.shutdown(wait=True)
+    return {training: failed[training] for training in trainings if training in failed}
+
+
+def _table(trainings: Sequence[Training], out: Path | None) -> str:
+    there = [training.folder for training in trainings if training.folder.is_dir()]
+    if not there:
+        return ""
+    with suppress(UserError):  # nothing to compare yet
+        return compare_runs(there, None, there[0], out)
+    return ""
+
+
+# Names of runs --------------------------------------------------------------------------------------------------------
+
+
+def _run_id(values: Mapping[str, str]) -> str:
+    """`lr=0.001,seed=0`: the same for the same values, whatever else is tried beside them."""
+    text = ",".join(f"{name}={_short_value(value)}" for name, value in values.items()) or AS_IS
+    return text if len(text) <= LONGEST_ID else f"{text[: LONGEST_ID - 9]}-{_digest(json.dumps(dict(values)))}"
+
+
+def _short_names(keys: Sequence[str]) -> list[str]:
+    """As much of each key's end as tells it from the others."""
+    names = []
+    for key in keys:
+        parts = key.split(".")
+        for count in range(1, len(parts) + 1):
+            name = ".".join(parts[-count:])
+            alike = [other for other in keys if other == name or other.endswith(f".{name}")]
+            if len(alike) == 1 and parts[-count] not in GENERIC:
+                break
+        names.append(re.sub(r"[^\w.]", "_", name))
+    return names
+
+
+def _short_value(value: str) -> str:
+    text = _canonical(value).strip('"')
+    plain = re.sub(r"[^\w.+@-]+", "_", text).strip("_")
+    if plain == text and len(plain) <= LONGEST_VALUE:
+        return plain
+    return f"{plain[:LONGEST_VALUE]}-{_digest(text)}"
+
+
+def _split(listed: str) -> tuple[str, ...]:
+    """At the commas outside of brackets and quotes."""
+    parts, depth, quoted = [""], 0, False
+    for before, character in zip(f" {listed}", listed):
+        if character == '"' and before != "\\":
+            quoted = not quoted
+        elif not quoted:
+            depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0 and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return tuple(part.strip() for part in parts)
+
+
+def _canonical(value: str) -> str:
+    """`1e-3` and `0.001` are the same value."""
+    try:
+        return json.dumps(json.loads(value), sort_keys=True)
+    except ValueError:
+        return json.dumps(value)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
