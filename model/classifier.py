@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -38,6 +39,8 @@ class FaceClassifier(BaseModel):
     share: the heads share the stem and the stages up to this one (a name or a number) and have the others each of their
         own, for tasks that would compete for them; null: all.
     batch_norm: "frozen" keeps the statistics of the whole backbone while its weights train, as suits small batches.
+    cosine_scale: logits are this times the cosine between the features and a class's weights, without a bias (Deng et
+        al. 2019), as the loss `arcface` needs; null: linear.
     head: "abc" adds to each head a classifier trained on classes in equal shares, which is the one that evaluates (ABC,
         Lee et al. 2021; FixMatchTrainer), {head or "default": "plain" or "abc"} to some of them. "simclr" adds a
         projection of two layers, behind which the backbone is pretrained (Chen et al. 2020; SimCLRTrainer); the heads
@@ -56,11 +59,12 @@ class FaceClassifier(BaseModel):
         freeze: str | int | None = None,
         share: str | int | None = None,
         batch_norm: Literal["train", "frozen"] = "train",
+        cosine_scale: float | None = None,
         head: Literal["plain", "abc", "simclr"] | dict[str, Literal["plain", "abc"]] = "plain",
         load_weights: bool = True,
     ):
         super().__init__()
-        _check_arguments(heads, dropout, batch_norm, head, share)
+        _check_arguments(heads, dropout, batch_norm, head, share, cosine_scale)
         spec = None if weights is None else WeightSpec.from_config(weights)
         self.backbone = create_backbone(backbone, pretrained=pretrained and load_weights and spec is None)
         self.weight_report: WeightReport | None = None
@@ -73,10 +77,14 @@ class FaceClassifier(BaseModel):
         self.required_size = required_size(self.backbone)
         self.dropout = nn.Dropout(dropout)
         size = feature_size(self.backbone)
-        self.heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in heads.items()})
+
+        def classifier(classes: int) -> nn.Module:
+            return nn.Linear(size, classes) if cosine_scale is None else Cosines(size, classes, cosine_scale)
+
+        self.heads = nn.ModuleDict({name: classifier(classes) for name, classes in heads.items()})
         balanced = {name: classes for name, classes in heads.items() if _kind_of(head, name) == "abc"}
         if balanced:
-            self.balanced_heads = nn.ModuleDict({name: nn.Linear(size, classes) for name, classes in balanced.items()})
+            self.balanced_heads = nn.ModuleDict({name: classifier(classes) for name, classes in balanced.items()})
         elif head == "simclr":
             self.heads.requires_grad_(False)
             self.projection = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTION))
@@ -149,6 +157,21 @@ class FaceClassifier(BaseModel):
         }
 
 
+class Cosines(nn.Module):
+    """features [N, D] -> scale · cosine between them and the weights of each class, [N, C] in float32."""
+
+    def __init__(self, size: int, classes: int, scale: float):
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(classes, size))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # A scale of 30 on eight bits would leave logits a tenth apart.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale * F.linear(F.normalize(features.float()), F.normalize(self.weight.float()))
+
+
 def check_logits(logits: Tensor, head: str) -> None:
     """Raises UserError if `logits` [N, C] are probabilities: a cross entropy on top would be a second softmax."""
     rows = logits.detach().float()
@@ -178,9 +201,17 @@ def _check_head(head: str | Mapping[str, str], heads: Mapping[str, int]) -> None
 
 
 def _check_arguments(
-    heads: Mapping[str, int], dropout: float, batch_norm: str, head: str | Mapping[str, str], share: str | int | None
+    heads: Mapping[str, int],
+    dropout: float,
+    batch_norm: str,
+    head: str | Mapping[str, str],
+    share: str | int | None,
+    cosine_scale: float | None,
 ) -> None:
     _check_head(head, heads)
+    if cosine_scale is not None and (cosine_scale <= 0 or head == "simclr"):
+        reason = "'simclr' fits linear classifiers" if head == "simclr" else f"must be above 0, not {cosine_scale}"
+        raise UserError(f"arch.args.cosine_scale: {reason}; null makes the classifiers linear")
     if share is not None and (len(heads) < 2 or head == "simclr"):
         reason = "'simclr' trains none" if head == "simclr" else f"there is only '{next(iter(heads), '')}'"
         raise UserError(f"arch.args.share: is for several heads, and {reason}; set it to null")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from typing import Annotated, Any
 
 import torch
@@ -23,6 +24,7 @@ from model.class_weight import ClassWeight, class_weight_of
 from utils.config.components import Nested
 
 __all__ = [
+    "arcface",
     "bce",
     "cross_entropy",
     "focal",
@@ -36,6 +38,36 @@ __all__ = [
 ]
 
 _UNLABELED = -1
+COSINE_SCALE = 30.0
+
+
+def arcface(
+    logits: Tensor,
+    target: Tensor,
+    class_counts: Tensor,
+    *,
+    margin: float = 0.3,
+    scale: float = COSINE_SCALE,
+    class_weight: ClassWeight = None,
+) -> Tensor:
+    """Cross entropy with an angular margin for the label, [N] (ArcFace, Deng et al. 2019): scale · cos(angle + margin).
+
+    logits: scale · cos(angle to each class), as of a FaceClassifier with `cosine_scale`.
+    margin: in radians; the paper's 0.5 is for thousands of identities. Beyond pi - margin, where the cosine would rise
+        again, it goes on falling along a line. class_weight: as in cross_entropy.
+    Raises ValueError if margin is outside [0, pi / 2), scale not positive, or class_weight does not fit.
+    """
+    if not 0 <= margin < math.pi / 2 or scale <= 0:
+        raise ValueError(f"margin must be in [0, 1.57) and scale above 0, not {margin} and {scale}")
+    label = target.clamp(min=0)[:, None]
+    cosine = (logits.float().gather(1, label) / scale).clamp(-1, 1)
+    # At an angle of 0 the sine has no finite gradient.
+    sine = (1 - cosine.square()).clamp(min=1e-6).sqrt()
+    moved = cosine * math.cos(margin) - sine * math.sin(margin)
+    moved = torch.where(cosine > -math.cos(margin), moved, cosine + math.cos(margin) - 1)
+    shifted = logits.float().scatter(1, label, scale * moved)
+    weight = class_weight_of(class_weight, class_counts)
+    return F.cross_entropy(shifted, target, weight, ignore_index=_UNLABELED, reduction="none")
 
 
 def cross_entropy(
@@ -149,8 +181,9 @@ def ldam(
     """Cross entropy with a label-distribution-aware margin, [N] (LDAM, Cao et al. 2019): CE(scale (z - m_y), y).
 
     m_c is proportional to n_c^(-1/4) for n_c labeled rows of class c; a class without one counts as one row.
-    max_margin: margin of the rarest class. scale: factor of the logits; the paper's 30 is for cosines, the heads here
-        are linear and find their own scale. class_weight: as in cross_entropy.
+    max_margin: margin of the rarest class. scale: factor of the logits; the paper's 30 is for cosines, linear heads
+        find their own scale, and with a FaceClassifier's `cosine_scale` s the paper's loss has scale 1 and max_margin
+        0.5 s. class_weight: as in cross_entropy.
     reweight_after: share of the training after which class_weight is switched on (deferred re-weighting, §3.3 of the
         paper, which does so after 160 of 200 epochs).
     Raises ValueError if max_margin is negative, scale not positive, or reweight_after not inside (0, 1) or alone.

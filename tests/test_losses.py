@@ -87,6 +87,26 @@ def test_bce_is_torchs_and_the_cross_entropy_of_two_classes():
         assert torch.allclose(loss.bce(z, y, counts, class_weight=class_weight), rows, atol=1e-6)
 
 
+def test_arcface_adds_an_angle_to_that_of_the_label():
+    angles = torch.tensor([[0.4, 1.5, 2.0], [1.0, 2.2, 0.9], [3.1, 1.0, 0.2]], dtype=torch.float64)
+    z = 10 * angles.cos().float()
+    added = F.one_hot(torch.tensor([0, 1, 0]), 3) * 0.3
+    expected = 10 * (angles + added).cos().float()
+    assert torch.allclose(
+        loss.arcface(z[:2], torch.tensor([0, 1]), COUNTS, margin=0.3, scale=10.0),
+        -logs(expected[:2], torch.tensor([0, 1])),
+        atol=1e-5,
+    )
+    assert torch.allclose(loss.arcface(z, Y[:3], COUNTS, margin=0.0, scale=10.0), -logs(z), atol=1e-4)
+    # Where the angle and the margin are more than a half turn, the loss still rises with the angle.
+    turned = torch.tensor([2.7, 2.84, 2.85, 3.0, 3.1, 3.14])
+    z = torch.stack([10 * turned.cos(), torch.zeros(6), torch.zeros(6)], dim=1).requires_grad_()
+    rows = loss.arcface(z, torch.zeros(6, dtype=torch.int64), COUNTS, margin=0.3, scale=10.0)
+    assert (rows.diff() > 0).all() and float(rows.detach().diff()[1]) < 0.1
+    rows.sum().backward()
+    assert (z.grad[:, 0] < 0).all() and torch.isfinite(z.grad).all()
+
+
 def test_ldam_takes_a_margin_of_the_fourth_root_from_the_label():
     # n^(-1/4) is 1/5, 1/3, 1/2; the rarest class gets max_margin.
     margins = 0.4 * torch.tensor([1 / 5, 1 / 3, 1 / 2]) / (1 / 2)
@@ -186,6 +206,7 @@ def test_mixture_is_the_weighted_sum_of_its_parts():
         ("label_smoothing", {"smoothing": 0.0}, "at 0 nothing is smoothed: choose cross_entropy"),
         ("label_smoothing", {"smoothing": 1.0}, "below 1, not 1.0"),
         ("bce", {}, "two classes are needed, this head has 3"),
+        ("arcface", {"margin": 1.6}, "margin must be in"),
         ("ldam", {"max_margin": -0.1}, "max_margin must be at least 0"),
         ("ldam", {"scale": 0.0}, "scale above 0"),
         ("ldam", {"reweight_after": 0.8}, "with a class_weight to switch on"),

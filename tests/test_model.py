@@ -178,6 +178,8 @@ def test_no_dropout_for_the_clean_rows():
         ({"backbone": SMALL, "share": 1, "freeze": "backbone"}, "the same; set it to null"),
         ({"backbone": SMALL, "share": 1, "heads": {"age": 3}}, "there is only 'age'"),
         ({"backbone": SMALL, "share": 1, "head": "simclr"}, "'simclr' trains none"),
+        ({"backbone": SMALL, "cosine_scale": 0.0}, "arch.args.cosine_scale: must be above 0"),
+        ({"backbone": SMALL, "cosine_scale": 30.0, "head": "simclr"}, "'simclr' fits linear classifiers"),
         ({"backbone": "inception_resnet_v2", "share": 1}, "a InceptionResnetV2 cannot be cut"),
         ({"backbone": SMALL, "pretrained": True, "weights": "no.pth"}, "no such file 'no.pth'"),
         ({"backbone": "vit_tiny_r_s16_p8_224.none", "pretrained": True}, "no weights named 'none'"),
@@ -187,6 +189,24 @@ def test_no_dropout_for_the_clean_rows():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         FaceClassifier(**{"heads": HEADS, **arguments})
+
+
+def test_cosine_classifiers_give_scaled_cosines_of_every_head_in_full_precision():
+    model = FaceClassifier(
+        HEADS, backbone=SMALL, cosine_scale=20.0, share=2, head={"gender": "abc", "default": "plain"}
+    )
+    images = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.eval().features(images)
+        logits = model.classify(features)
+    parts = dict(zip(HEADS, features.float().chunk(len(HEADS), dim=1)))
+    for head in HEADS:
+        weight = (model.balanced_heads if head == "gender" else model.heads)[head].weight
+        expected = 20 * F.cosine_similarity(parts[head][:, None], weight[None], dim=2)
+        assert logits[head].dtype == torch.float32 and torch.allclose(logits[head], expected, atol=1e-4)
+    assert model.heads["mask"].weight.std() > 0 and not [
+        name for name in model.state_dict() if name.endswith("s.gender.bias")
+    ]
 
 
 @pytest.mark.parametrize(

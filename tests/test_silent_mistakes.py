@@ -88,6 +88,16 @@ def test_an_ordinal_loss_goes_by_ages_in_their_order(faces):
     assert "ordinal" not in notes_of(config_of(faces, off, attributes=["age", "gender"]))
 
 
+def test_arcface_needs_cosines_of_its_own_scale(faces):
+    for arch, said in (("", "its classifiers are linear"), ("arch.args.cosine_scale=16", "it is 16")):
+        with pytest.raises(ConfigError, match=rf"loss: .*set arch.args.cosine_scale to 30 \({said}\)"):
+            notes_of(config_of(faces, "loss.type=arcface", *filter(None, [arch])))
+    notes_of(config_of(faces, 'loss={"type": "arcface", "args": {"scale": 16}}', "arch.args.cosine_scale=16"))
+    parts = 'loss={"type": "mixture", "args": {"parts": ["arcface", "focal"]}}'
+    with pytest.raises(ConfigError, match="arcface takes cosines"):
+        notes_of(config_of(faces, parts))
+
+
 def test_a_backbone_that_learns_faster_than_its_head_and_a_single_epoch_are_said(faces):
     said = notes_of(config_of(faces, "optimizer.args.lr=1e-4", "optimizer.backbone_lr=2e-4", "trainer.epochs=1"))
     assert "warning: optimizer.backbone_lr 0.0002 is above optimizer.args.lr 0.0001" in said

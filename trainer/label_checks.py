@@ -11,6 +11,7 @@ from data_loader.age import boundaries_of
 from data_loader.label_frame import DATA_SET
 from data_loader.prepare_labels import Labels
 from data_loader.split_file import label_digest
+from model.loss import COSINE_SCALE
 from utils.config import Component, Config
 from utils.errors import ConfigError, UserError, did_you_mean
 from utils.joint import JOINT
@@ -33,7 +34,7 @@ def check_heads(config: Config, labels: Labels) -> None:
 
 def check_losses(config: Config, labels: Labels) -> list[str]:
     """Notes about losses that go by the order of the classes, or correct an imbalance that the sampler corrects too.
-    Raises ConfigError for classes without an order, and for ages in another one."""
+    Raises ConfigError for classes without an order, for ages in another one, and for angles of linear classifiers."""
     notes = []
     sampler = config.data_loader.sampler
     kind, by = (sampler, None) if isinstance(sampler, str) else (sampler.type, sampler.args.by)
@@ -50,6 +51,14 @@ def check_losses(config: Config, labels: Labels) -> list[str]:
                     advice = "use another loss" if head == JOINT else f"give dataset.args.classes: {', '.join(rising)}"
                     raise ConfigError(f"{where}: ordinal goes by the order of the classes; '{head}' {why}; {advice}")
                 notes.append(f"ordinal loss of {head}: {' < '.join(names)}")
+            if loss.type == "arcface" and config.arch.type == "FaceClassifier":
+                wanted, given = loss.args.get("scale", COSINE_SCALE), config.arch.args.get("cosine_scale")
+                if wanted != given:
+                    is_now = "its classifiers are linear" if given is None else f"it is {given}"
+                    raise ConfigError(
+                        f"{where}: arcface takes cosines times its scale {wanted:g}; set arch.args.cosine_scale to "
+                        f"{wanted:g} ({is_now})"
+                    )
             doubled = loss.type == "logit_adjustment" or loss.args.get("class_weight") is not None
             if evens_out and doubled:
                 notes.append(
