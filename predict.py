@@ -56,16 +56,24 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     with exit_codes():
-        from trainer.ensemble import Ensemble
-        from trainer.predict_files import find_images, predict_files
-        from utils.device import choose_device
+        from trainer.predict_files import find_images
+        from trainer.predictor import FacePredictor, predict_files
         from utils.errors import raise_all
         from utils.files import atomic_write, check_output
 
         check_output(arguments.out, "--out")
-        ensemble = Ensemble(arguments.resume, arguments.vote, arguments.weights, arguments.tta, arguments.calibration)
-        files, device = find_images(arguments.images), choose_device(arguments.device)
-        table, problems = predict_files(ensemble, files, device, arguments.config, arguments.set)
+        files = find_images(arguments.images)
+        predictor = FacePredictor(
+            *arguments.resume,
+            device=arguments.device,
+            overrides=arguments.set,
+            config_file=arguments.config,
+            vote=arguments.vote,
+            weights=arguments.weights,
+            tta=arguments.tta,
+            calibration=arguments.calibration,
+        )
+        table, problems = predict_files(predictor, files)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(arguments.out, table.to_csv(index=False))
         for column in table.columns[table.columns.str.endswith("/prediction")]:

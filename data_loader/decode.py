@@ -32,6 +32,11 @@ def read_image(path: Path, size: Size | None, crop: Size | None = None) -> np.nd
         image = _decode(data, None)  # small, or turned by 90 degrees by its EXIF tag
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image")
+    return fit(image, size, crop)
+
+
+def fit(image: np.ndarray, size: Size | None, crop: Size | None = None) -> np.ndarray:
+    """What `read_image` does with a decoded image, uint8 [h, w, 3]."""
     if crop is not None:
         image = _center(image, crop)
     if size is None or image.shape[:2] == size:

@@ -11,7 +11,7 @@ import albumentations
 import cv2
 import numpy as np
 
-from data_loader.decode import DECODING, Size, read_image
+from data_loader.decode import DECODING, Size, fit, read_image
 from data_loader.views import VIEWS, Spec, View
 from utils.config.data_sections import Views
 
@@ -32,7 +32,13 @@ class ImageReader:
         return cls(views.shape, views.crop_shape, views.model_dump()["preprocess"])
 
     def __call__(self, file: Path) -> np.ndarray:
-        image = read_image(file, self.size, self.crop)
+        return self._preprocessed(read_image(file, self.size, self.crop))
+
+    def of_pixels(self, image: np.ndarray) -> np.ndarray:
+        """The same from an image that is decoded already, uint8 [h, w, 3] RGB."""
+        return self._preprocessed(fit(image, self.size, self.crop))
+
+    def _preprocessed(self, image: np.ndarray) -> np.ndarray:
         view = self._view()
         return image if view is None else view(image, 0)
 

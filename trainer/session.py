@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,11 @@ MAY_CHANGE = (
 
 def train(
     config: Config | None,
-    config_file: Path | None,
-    overrides: list[str],
-    resume: str | None,
-    device_name: str,
-    run_id: str | None,
+    config_file: Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: str | None = None,
+    device_name: str = "auto",
+    run_id: str | None = None,
 ) -> BaseTrainer:
     """Prepare a new or a continued run, folder and log included; the caller starts its loop.
 
@@ -150,7 +151,7 @@ def _memory(device: torch.device) -> str:
 
 
 def _start_or_continue(
-    config: Config | None, config_file: Path | None, overrides: list[str], resume: str | None, run_id: str | None
+    config: Config | None, config_file: Path | None, overrides: Sequence[str], resume: str | None, run_id: str | None
 ) -> tuple[Config, dict[str, Any] | None, Path | None, list[str]]:
     skipped: list[str] = []
     if config is not None and resume == "auto":
