@@ -15,6 +15,15 @@ from utils.files import atomic_write
 KEYS = ("epoch", "step")
 
 
+def complete_lines(path: Path, content: bytes) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the file `path`, without a torn last line. Raises UserError if it is no such table."""
+    complete = content[: content.rfind(b"\n") + 1].decode("utf-8", errors="replace").replace("\0", "")
+    header, *lines = list(csv.reader(io.StringIO(complete, newline=""))) or [[]]
+    if tuple(header[:2]) != KEYS:
+        raise UserError(f"{path}: the first line must begin with epoch,step but is {','.join(header)!r}")
+    return header, lines
+
+
 class MetricsCsv:
     """Columns epoch, step, train/…, valid/…, then the others (lr, seconds), each kind in the order of first appearance;
     absent values are blank.
@@ -55,10 +64,7 @@ class MetricsCsv:
 
     def _truncate(self, keep_epoch: int) -> None:
         before = self.path.read_bytes()
-        complete = before[: before.rfind(b"\n") + 1].decode("utf-8", errors="replace").replace("\0", "")
-        header, *lines = list(csv.reader(io.StringIO(complete, newline=""))) or [[]]
-        if tuple(header[:2]) != KEYS:
-            raise UserError(f"{self.path}: the first line must begin with epoch,step but is {','.join(header)!r}")
+        header, lines = complete_lines(self.path, before)
         for cells in lines:
             row = {column: cell for column, cell in zip(header, cells) if cell}
             if len(cells) == len(header) and cells[0].isdecimal() and int(cells[0]) <= keep_epoch:

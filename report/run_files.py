@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from base.monitor import Monitor
+from logger.metrics_csv import complete_lines
 from utils.config import config_from_dict
 from utils.errors import ConfigError, UserError
 from utils.files import encoded
@@ -127,18 +128,15 @@ def read_epochs(run_dir: Path) -> list[Epoch]:
     if not file.exists():
         return []
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").replace("\0", "").splitlines()
+        header, lines = complete_lines(file, file.read_bytes())
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    if not lines or not lines[0].startswith("epoch,step"):
-        raise UserError(f"{file}: the first line must begin with epoch,step; the run's folder is damaged")
     rows: list[Epoch] = []
-    for row in csv.DictReader(lines):
+    for number, cells in enumerate(lines, start=2):
         try:
-            rows.append({name: float(cell) for name, cell in row.items() if name is not None and cell})
-        except (TypeError, ValueError):
-            if len(rows) + 2 < len(lines):
-                raise UserError(f"{file}: line {len(rows) + 2} is damaged") from None
+            rows.append({name: float(cell) for name, cell in zip(header, cells, strict=True) if cell})
+        except ValueError:
+            raise UserError(f"{file}: line {number} is damaged") from None
     return [row for row in rows if "epoch" in row]
 
 

@@ -8,17 +8,13 @@ import os
 import re
 import shlex
 import shutil
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from utils.errors import UserError
 from utils.file_lock import try_lock
-
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks of this kind
-    fcntl = None  # type: ignore[assignment]
 
 _held: dict[Path, IO[str]] = {}
 
@@ -62,23 +58,33 @@ def create_run_folder(save_dir: Path, name: str, run_id: str | None, again: bool
 
 def lock(run_dir: Path, busy: str = "this run is being trained") -> None:
     """Hold the folder until this process ends, however it ends. Raises UserError if another process holds it."""
-    if fcntl is None or run_dir in _held:
+    if run_dir in _held:
         return
     try:
         file = (run_dir / ".lock").open("a+")
     except OSError as error:
         raise UserError(f"{run_dir}: nothing can be written there ({error.strerror})") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _lock_soon(file):
         file.seek(0)
         owner = file.read().strip()
         file.close()
-        raise UserError(f"{run_dir}: {busy} by another process (PID {owner or 'unknown'})") from None
+        raise UserError(f"{run_dir}: {busy} by another process (PID {owner or 'unknown'})")
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
     _held[run_dir] = file
+
+
+def _lock_soon(file: IO[str]) -> bool:
+    """Waits for those who only look whether it is locked (`is_being_trained`). True too where nothing can be locked."""
+    for _ in range(5):
+        try:
+            if try_lock(file.fileno()):
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def is_being_trained(run_dir: Path) -> bool:
