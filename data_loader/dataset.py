@@ -10,6 +10,7 @@ import torch
 
 from base.base_dataset import BaseDataset
 from data_loader.cache import Images
+from data_loader.row_views import RowViews
 from data_loader.views import View
 from utils.random_state import sample_seeds
 
@@ -25,7 +26,7 @@ class FaceDataset(BaseDataset):
         self,
         images: Images,
         labels: Mapping[str, Mapping[str, np.ndarray]],
-        views: Mapping[str, Mapping[str, View]],
+        views: Mapping[str, Mapping[str, View | RowViews]],
         seed: int,
     ):
         self.images, self.labels, self.views, self.seed = images, labels, views, seed
@@ -36,8 +37,8 @@ class FaceDataset(BaseDataset):
         for number, (name, view) in enumerate(self.views[stream].items()):
             seeds = sample_seeds(self.seed, _STREAM_NUMBER[stream], number, positions=positions)
             out = np.empty((len(rows), view.height, view.width, 3), np.uint8)
-            for i, (source, seed) in enumerate(zip(sources, seeds)):
-                out[i] = view(source, int(seed))
+            for i, (row, source, seed) in enumerate(zip(rows, sources, seeds)):
+                out[i] = view.of(row)(source, int(seed))
             batch[name] = torch.from_numpy(out)
         for name, by_head in self.labels.items():
             batch[name] = {head: torch.from_numpy(values[rows]) for head, values in by_head.items()}

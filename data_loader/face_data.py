@@ -18,6 +18,7 @@ from data_loader.crops_mark import kind_of
 from data_loader.dataset import FaceDataset
 from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels
+from data_loader.row_views import RowViews, train_views
 from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
 from data_loader.split_file import label_digest, split_digest, valid_label_digests
 from data_loader.views import View, is_random
@@ -66,17 +67,22 @@ class FaceData:
         }
         size = config.views.shape
         specs = config.to_dict()["views"]
-        views = {
-            stream: {name: View(specs[key], size, config.where(f"views.{key}")) for name, key in images.items()}
-            for stream, images in {**streams, "eval": {"image": "eval"}}.items()
-        }
-        if streams and is_random(views["eval"]["image"]):
+        evaluation = View(specs["eval"], size, config.where("views.eval"))
+
+        def view_of(key: str) -> View | RowViews:
+            return (
+                train_views(config, frame) if key == "train" else View(specs[key], size, config.where(f"views.{key}"))
+            )
+
+        views = {stream: {name: view_of(key) for name, key in images.items()} for stream, images in streams.items()}
+        if streams and is_random(evaluation):
             self.notes.append(
                 "warning: views.eval changes images at random, so validation scores are those of changed images; name "
                 "transforms there that do the same every time, or none"
             )
         given = {"target": targets, "hidden": hidden} if hidden else {"target": targets}
-        self.dataset = FaceDataset(images, given, views, config.seed)
+        self.dataset = FaceDataset(images, given, {**views, "eval": {"image": evaluation}}, config.seed)
+        self._plain_evaluation = evaluation.steps == [] and not isinstance(images, Decoder)
         self.streams = self._make_streams(train, targets, streams)
         self._evaluation: dict[str, DataLoader] = {}
         self.images_per_batch = sum(size for _, size in self.streams.values())
@@ -177,8 +183,7 @@ class FaceData:
         batch = evaluation_batch(self.config, self.world.size)
         sampler = EvaluationSampler(rows, batch, self.world.rank, self.world.size)
         # Without a pipeline a row is a copy out of the cache: starting workers would cost more.
-        plain = self.dataset.views["eval"]["image"].steps == [] and not isinstance(self.dataset.images, Decoder)
-        return self._loader(sampler, 0 if plain else self.workers(), stays)
+        return self._loader(sampler, 0 if self._plain_evaluation else self.workers(), stays)
 
     def workers(self) -> int:
         """`num_workers`; where "auto" was not measured, as in scoring: one on the CPU, up to eight for a GPU."""

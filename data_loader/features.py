@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from base.base_dataset import Batch, checked, start_worker
 from data_loader.decode import DECODING
 from data_loader.face_data import FaceData
+from data_loader.row_views import RowViews
 from data_loader.views import VIEWS
 from utils.errors import UserError
 from utils.files import atomic_path, encoded
@@ -183,6 +184,9 @@ class FeatureData:
         for path in self.data.paths(rows):
             stat = os.stat(path)
             digest.update(encoded(f"{Path(path).resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+        for view in self.data.dataset.views[stream].values():
+            if isinstance(view, RowViews):
+                digest.update(view.which[rows].tobytes())
         return digest.hexdigest()[:32]
 
 

@@ -127,6 +127,25 @@ class LabelFrame:
         return f"{attribute}: {', '.join([*parts, f'unlabeled ({len(self) - sum(counts.values()):,})'])}"
 
 
+def rows_with(frame: LabelFrame, column: str, value: str, where: str) -> np.ndarray:
+    """bool [N]: rows whose class, or whose text in a raw column, is `value`.
+
+    Raises UserError, beginning with `where`, for an unknown column and for a value that no image has.
+    """
+    if column in frame.classes:
+        cells = np.array([*frame.classes[column], None], dtype=object)[frame.rows[column]]
+    else:
+        known = [name for name in frame.rows.columns if name not in ("path", "group") and not name.startswith(HIDDEN)]
+        if column not in known:
+            raise UserError(f"{where}: no column '{column}'{did_you_mean(column, known)}")
+        cells = np.array([None if cell is None else str(cell) for cell in frame.rows[column]], dtype=object)
+    same = cells == value
+    if not same.any():
+        there = [text for text in dict.fromkeys(cells) if text is not None]
+        raise UserError(f"{where}.{column}: no image has the value '{value}'{did_you_mean(value, there)}")
+    return np.asarray(same, dtype=bool)
+
+
 def merge_classes(frame: LabelFrame, merge: Mapping[str, Mapping[str, Sequence[str]]]) -> LabelFrame:
     """Give attributes new classes: `{"forehead": {"shown": ["0", "1"], "covered": ["2"]}}`.
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_loader.label_frame import LabelFrame
-from utils.errors import UserError, did_you_mean
+from data_loader.label_frame import LabelFrame, rows_with
 from utils.random_state import sample_seeds
 
 _PURPOSE = 11
@@ -49,12 +48,7 @@ def units_of(frame: LabelFrame, rule: Mapping[str, str], where: str) -> np.ndarr
     rows = frame.rows
     choice = np.full(len(frame), -1, dtype=np.int64)
     for number, (column, value) in enumerate(rule.items()):
-        cells = _texts(frame, column, where)
-        same = cells == value
-        if not same.any():
-            known = [text for text in dict.fromkeys(cells) if text is not None]
-            raise UserError(f"{where}.{column}: no image has the value '{value}'{did_you_mean(value, known)}")
-        choice[same & frame.labeled.to_numpy() & (choice < 0)] = number
+        choice[rows_with(frame, column, value, where) & frame.labeled.to_numpy() & (choice < 0)] = number
     keys = np.stack(
         [
             choice,
@@ -64,13 +58,3 @@ def units_of(frame: LabelFrame, rule: Mapping[str, str], where: str) -> np.ndarr
         axis=1,
     )
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-
-
-def _texts(frame: LabelFrame, column: str, where: str) -> np.ndarray:
-    """[N] the cells of a column as texts, None for unlabeled."""
-    if column in frame.classes:
-        return np.array([*frame.classes[column], None], dtype=object)[frame.rows[column]]
-    known = [name for name in frame.rows.columns if name not in ("path", "group") and not name.startswith("hidden/")]
-    if column not in known:
-        raise UserError(f"{where}: no column '{column}'{did_you_mean(column, known)}")
-    return np.array([None if cell is None else str(cell) for cell in frame.rows[column]], dtype=object)

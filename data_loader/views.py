@@ -124,6 +124,10 @@ class View:
         self.__dict__.update(state)
         self._share_generators()
 
+    def of(self, row: int) -> View:
+        """The view of a row: the same for all."""
+        return self
+
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         """image: uint8 [h, w, 3] RGB -> uint8 [height, width, 3]."""
         if self.steps:

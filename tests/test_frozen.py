@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,26 @@ def test_several_views_are_drawn_by_position_and_do_not_depend_on_what_was_cache
     large = [batch["labeled"] for batch in other.train_batches(0, 2, {})]
     assert torch.equal(torch.cat([b["image"] for b in small]), torch.cat([b["image"] for b in large]))
     assert not torch.equal(next(iter(data.train_batches(6, 7, {})))["labeled"]["image"], small[0]["image"])
+
+
+def test_features_of_a_class_with_a_view_of_its_own_are_not_taken_from_before_its_labels_changed(file):
+    """The same images and the same config, and other labels: each row has the features of its own class's view."""
+    of = """views.train_of={"hue": {"blue": [{"type": "InvertImg", "args": {"p": 1.0}}]}}"""
+    config = load_config(file, [*FROZEN, *SHORT, "data_loader.feature_views=2", "views.train=none", of])
+
+    def found() -> tuple[np.ndarray, np.ndarray]:
+        data = build_trainer(config, CPU, World(), {}, tell=lambda _: None).trainer.data
+        rows = np.flatnonzero(data.tables["labeled"]["image"].place >= 0)
+        return rows, data.tables["labeled"]["image"].take(rows, 0).numpy()
+
+    rows, before = found()
+    table = Path(str(config.dataset.args["root"])) / "labels.csv"
+    table.write_text(table.read_text().replace("red", "x").replace("blue", "red").replace(",x", ",blue"))
+    again, after = found()
+    shared = np.intersect1d(rows, again)
+    assert len(shared) > 5
+    for row in shared:
+        assert not np.allclose(before[rows == row], after[again == row], atol=1e-4)
 
 
 @pytest.mark.parametrize("views", [1, 3])

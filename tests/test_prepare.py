@@ -275,6 +275,18 @@ def test_explore_draws_the_views_that_the_config_trains_with(tmp_path: Path, tin
     said = in_process("prepare.py", "explore", "-c", str(config), *supervised, "--out", str(tmp_path / "other"))
     page = (tmp_path / "other" / "index.html").read_text()
     assert said.code == 0 and "views.train" in page and "views.strong" not in page
+    mirrored = 'views.train_of={"hue": {"blue": [{"type": "HorizontalFlip", "args": {"p": 1.0}}]}}'
+    said = in_process(
+        "prepare.py", "explore", "-c", str(config), *supervised, "-s", "views.train=none", "-s", mirrored, "--out",
+        str(tmp_path / "other"),
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    page = (tmp_path / "other" / "index.html").read_text()
+    for name in ("eval", "train"):
+        data = re.findall(rf'src="data:image/jpeg;base64,([^"]+)" alt="views\.{name}, image', page)
+        drawn[name] = [cv2.imdecode(np.frombuffer(base64.b64decode(d), np.uint8), cv2.IMREAD_COLOR) for d in data]
+    alike = [np.array_equal(*pair) for pair in zip(drawn["eval"], drawn["train"], strict=True)]
+    assert sorted(alike) == [False, True]
     crop = 'views.train=[{"type": "RandomCrop", "args": {"height": 99, "width": 99}}]'
     said = in_process("prepare.py", "explore", "-c", str(config), "-s", crop, "--out", str(tmp_path / "other"))
     assert said.code == 0 and "problem: training would not start: " in said.out and "views.train[0]" in said.out

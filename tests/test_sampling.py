@@ -17,9 +17,10 @@ from data_loader.prepare_labels import Labels, prepare_labels
 from data_loader.readers import MaskFaces
 from tests.test_mask_faces import competition, refused
 from trainer.build import build_trainer
+from trainer.components import check_components
 from utils.config import apply_overrides, config_from_dict, load_config
 from utils.distributed import World
-from utils.errors import ConfigError
+from utils.errors import ConfigError, UserError
 
 PEOPLE = [(f"{n:06d}", ("male", "female")[n % 2], (25, 45, 60)[n % 3]) for n in range(60)]
 
@@ -198,3 +199,48 @@ def test_scoring_other_data_asks_for_no_column_that_only_training_needs(root: Pa
     labels = Labels(*(lambda found: (found.frame, found.split))(prepare_labels(config)))
     images = np.zeros((len(labels.frame), 8, 8, 3), np.uint8)
     assert FaceData(config, labels, images, {}, torch.device("cpu")).size("valid") == 84
+
+
+# A view of its own for a class ----------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_class_get_their_view_in_labeled_batches_and_no_others(root: Path):
+    invert = [{"type": "InvertImg", "args": {"p": 1.0}}]
+    of = {
+        "age": {">=60": invert},
+        "state": {"normal": [{"type": "Solarize", "args": {"threshold_range": [0, 0], "p": 1}}]},
+    }
+    config = config_of(root, views={"size": 8, "train": "none", "weak": "none", "strong": "none", "train_of": of})
+    labels = prepare_labels(config)
+    pixels = np.broadcast_to(
+        (np.arange(len(labels.frame)) // 2)[:, None, None, None], (len(labels.frame), 8, 8, 3)
+    ).astype(np.uint8)
+    data = FaceData(config, labels, pixels, BOTH, torch.device("cpu"))
+    batch = next(iter(data.train_batches(0, 1, {})))
+    rows = batch["labeled"]["row"].numpy()
+    seen = labels.frame.rows.iloc[rows]
+    inverted = (seen["age"] == 2) | (seen["state"] == "normal")
+    assert 0 < inverted.sum() < len(rows)
+    expected = np.where(inverted, 255 - rows // 2, rows // 2)
+    assert batch["labeled"]["image"][:, 0, 0, 0].tolist() == expected.tolist()
+    for name in ("weak", "strong"):
+        assert batch["unlabeled"][name][:, 0, 0, 0].tolist() == (batch["unlabeled"]["row"] // 2).tolist()
+    scored = next(iter(data.evaluation_batches("valid")))["eval"]
+    assert scored["image"][:, 0, 0, 0].tolist() == (scored["row"] // 2).tolist()
+
+
+def test_views_of_classes_are_checked_with_the_config_and_the_data(root: Path):
+    def said(**of) -> str:
+        with pytest.raises(UserError) as error:
+            arch = {"type": "FaceClassifier", "args": {"backbone": "test_efficientnet"}}
+            config = config_of(root, views={"size": 8, "train_of": of}, arch=arch)
+            check_components(config)
+            data_of(config)
+        return str(error.value)
+
+    assert "views.train_of.age.>=60: no preset 'lihgt'; did you mean 'light'" in said(age={">=60": "lihgt"})
+    assert "views.train_of.age.<30[0]" in said(age={"<30": [{"type": "Blurr"}]})
+    crop = [{"type": "CenterCrop", "args": {"height": 50, "width": 50}}]
+    assert "views.train_of.age.<30[0]: CenterCrop fails on an image of 8 x 8" in said(age={"<30": crop})
+    assert "views.train_of: no column 'aeg'; did you mean 'age'" in said(aeg={"<30": "light"})
+    assert "views.train_of.age: no image has the value '60+'; choose from" in said(age={"60+": "light"})

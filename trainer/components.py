@@ -52,10 +52,14 @@ def check_components(config: Config) -> None:
     """Raises ConfigError with everything that is wrong with the config's types and arguments."""
     problems = config_problems(config, KINDS)
     if not problems:
+        size, specs = config.views.shape, config.to_dict()["views"]
         for name in ("preprocess", "train", "weak", "strong", "eval"):
-            spec, where = config.to_dict()["views"][name], config.where(f"views.{name}")
-            found = view_problems(spec, config.views.shape, where)
-            problems += found or (random_steps(spec, config.views.shape, where) if name == "preprocess" else [])
+            problems += view_problems(specs[name], size, config.where(f"views.{name}"))
+        for column, of_values in (specs["train_of"] or {}).items():
+            for value, spec in of_values.items():
+                problems += view_problems(spec, size, config.where(f"views.train_of.{column}.{value}"))
+        if not problems:
+            problems = random_steps(specs["preprocess"], size, config.where("views.preprocess"))
     if problems:
         raise ConfigError(problems)
 

@@ -15,6 +15,7 @@ from data_loader.image_files import ImageFile, describe_files, inspect_all
 from data_loader.image_reader import ImageReader
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import draw_split, prepare_labels, read_labels
+from data_loader.row_views import train_views
 from data_loader.views import View, is_random
 from report.page.data_page import DataPage, Sheet, ViewSheet, render_data_page
 from report.page.gallery import picture_of, thumb
@@ -104,12 +105,16 @@ def _views(config: Config, frame: LabelFrame, train: np.ndarray, facts: Sequence
         return []
     files = [frame.file(str(frame.rows["path"].iloc[row])) for row in rows]
     images = open_images(files, ImageReader.of(config.views), "ram", Path())
-    specs = config.to_dict()["views"]
+    specs, size = config.to_dict()["views"], config.views.shape
     sheets: list[ViewSheet] = []
     for name, purpose in used.items():
-        view = View(specs[name], config.views.shape, config.where(f"views.{name}"))
-        seeds = sample_seeds(config.seed, len(sheets), positions=np.arange(DRAWS if is_random(view) else 1))
-        drawn = [[picture_of(view(images[place], int(seed))) for seed in seeds] for place in range(len(rows))]
+        views = (
+            train_views(config, frame) if name == "train" else View(specs[name], size, config.where(f"views.{name}"))
+        )
+        of_rows = [views.of(row) for row in rows]
+        draws = DRAWS if any(map(is_random, of_rows)) else 1
+        seeds = sample_seeds(config.seed, len(sheets), positions=np.arange(draws))
+        drawn = [[picture_of(view(images[n], int(seed))) for seed in seeds] for n, view in enumerate(of_rows)]
         sheets.append(ViewSheet(name, purpose, drawn))
     return sheets
 

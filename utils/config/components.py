@@ -26,6 +26,8 @@ PLACES = {
     "views.preprocess.*": "transform",
     "views.train": "preset",
     "views.train.*": "transform",
+    "views.train_of.*.*": "preset",
+    "views.train_of.*.*.*": "transform",
     "views.weak": "preset",
     "views.weak.*": "transform",
     "views.strong": "preset",

@@ -202,6 +202,11 @@ class Views(Section):
     """What is done to every image once, at `size` and before the cache, in training, scoring and prediction."""
     train: Transforms = _view("light")
     """View of labeled images."""
+    train_of: dict[str, dict[str, Transforms]] | None = Field(
+        default=None,
+        json_schema_extra=says('an object {COLUMN: {VALUE: view}}, such as {"age": {">=60": "light"}}, or null'),
+    )
+    """Views of labeled images of certain classes, or values of a column, in place of `train`."""
     weak: Transforms = _view("flip_translate")
     """View that pseudo-labels are read from."""
     strong: Transforms = _view("randaugment")
