@@ -36,6 +36,12 @@ class BaseModel(nn.Module, ABC):
         """
 
     @property
+    def leaves_out_rows(self) -> bool:
+        """Whether `forward` takes `rows` {head: bool [N]}: those that count for each head. The logits of the others may
+        be anything finite, and cost less."""
+        return False
+
+    @property
     def head_kind(self) -> str:
         """What is trained besides the backbone: "plain" heads, "abc" or "simclr" (`arch.args.head`)."""
         return "abc" if self.balanced_heads is not None else "plain" if self.projection is None else "simclr"

@@ -68,6 +68,7 @@ class BaseTrainer(ABC):
         self.ema = EMA(self.model, self.config.trainer.ema) if self.config.trainer.ema else None
         self.scaler: torch.amp.GradScaler
         self.network: nn.Module
+        self.leaves_out_rows: bool
         use(self, Settings.of(self.config.trainer, parts.dtype))
 
     def start_in(self, run_dir: Path, logger: RunLogger) -> None:

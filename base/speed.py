@@ -64,6 +64,8 @@ def use(trainer: BaseTrainer, settings: Settings) -> None:
         ids = [trainer.device.index] if trainer.device.type == "cuda" else None
         network = DistributedDataParallel(network, device_ids=ids)
     trainer.network = network
+    # Compiled code is for batches of one shape.
+    trainer.leaves_out_rows = trainer.model.leaves_out_rows and not settings.compile
 
 
 def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:

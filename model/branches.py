@@ -5,7 +5,7 @@ Tasks that compete for a layer each get one (branched multi-task networks: Vande
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -26,10 +26,12 @@ class Branches(nn.Module):
         self.trunk, self.last_stage = trunk, last_stage
         self.branches = nn.ModuleDict(branches)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images: float [N, 3, H, W]."""
+    def forward(self, images: Tensor, rows: Mapping[str, Tensor] | None = None) -> Tensor:
+        """images: float [N, 3, H, W]. rows: {head: bool [N]}, those that its branch computes; the others get 0."""
         shared = self.trunk(images)
-        return torch.cat([branch(shared) for branch in self.branches.values()], dim=1)
+        if rows is None:
+            return torch.cat([branch(shared) for branch in self.branches.values()], dim=1)
+        return torch.cat([_some(branch, shared, rows[head]) for head, branch in self.branches.items()], dim=1)
 
     @staticmethod
     def name_uncut(name: str) -> str:
@@ -65,6 +67,17 @@ def branch_off(backbone: nn.Module, share: str | int, heads: Iterable[str]) -> B
     if not _computes_the_same(backbone, trunk, branch):
         raise UserError(f"{where}: a {type(backbone).__name__} cannot be cut into stages; set it to null")
     return found
+
+
+def _some(branch: nn.Module, shared: Tensor, rows: Tensor) -> Tensor:
+    """[N, D]. One row is computed at least, since data-parallel training waits for gradients of every branch."""
+    chosen = rows.nonzero()[:, 0]
+    if len(chosen) == len(rows):
+        return branch(shared)
+    if not len(chosen):
+        chosen = torch.zeros(1, dtype=torch.int64, device=rows.device)
+    found = branch(shared[chosen])
+    return found.new_zeros(len(rows), found.shape[1]).index_copy(0, chosen, found)
 
 
 def _trains(backbone: nn.Module, names: Iterable[str]) -> bool:

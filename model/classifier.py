@@ -100,12 +100,20 @@ class FaceClassifier(BaseModel):
         )
         self.train(self.training)
 
-    def forward(self, images: Tensor, clean: int = 0) -> dict[str, Tensor]:
+    @property
+    def leaves_out_rows(self) -> bool:
+        return isinstance(self.backbone, Branches) and not self.has_batch_norm
+
+    def forward(self, images: Tensor, clean: int = 0, rows: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """images: float [N, 3, H, W], normalised, or their `features` [N, D]. Returns {head: logits}.
 
-        The first `clean` rows get no dropout. With a projection, training mode returns {"projection": [N, 128]}.
+        The first `clean` rows get no dropout. rows: as in BaseModel, for branches. With a projection, training mode
+        returns {"projection": [N, 128]}.
         """
-        features = images if images.ndim == 2 else self.features(images)
+        if images.ndim == 2:
+            features = images
+        else:
+            features = self.features(images) if rows is None else self.backbone(images, rows)
         if self.projection is not None and self.training:
             return {"projection": self.projection(features)}
         if clean and self.training:

@@ -405,6 +405,73 @@ def test_what_a_row_trains(faces, tmp_path, kind, args, age_learns):
 
 
 @pytest.mark.parametrize(
+    ("kind", "args", "head"),
+    [
+        ("SupervisedTrainer", {}, "plain"),
+        ("MultiHeadTrainer", {"weighting": "uncertainty"}, "plain"),
+        (
+            "FixMatchTrainer",
+            {**PASS_ALL, "unlabeled_from": "own", "align": "prior"},
+            {"age": "abc", "default": "plain"},
+        ),
+        ("FixMatchTrainer", {"threshold": "adamatch", "align": "estimated", "unlabeled_from": "own"}, "plain"),
+        ("FixMatchTrainer", {"threshold": "freematch", "selective": True, "unlabeled_from": "own"}, "plain"),
+        ("FixMatchTrainer", {**PASS_ALL, "selective": True}, "plain"),
+    ],
+)
+def test_a_branch_computes_the_rows_that_count_for_its_head_and_learns_the_same(faces, tmp_path, kind, args, head):
+    arch = {"backbone": "test_efficientnet", "share": 1, "batch_norm": "frozen", "head": head, "dropout": 0.3}
+    config = config_of(faces, trainer__type=kind, trainer__args=args, arch__args=arch)
+    trainers, computed = [], []
+    for leaves_out in (True, False):
+        torch.manual_seed(0)
+        made = trainer_of(config, tmp_path)
+        assert made.leaves_out_rows
+        made.leaves_out_rows = leaves_out
+        rows = dict.fromkeys(made.classes, 0)
+        for name, branch in made.model.backbone.branches.items():
+            branch.register_forward_hook(
+                lambda _, __, out, name=name, rows=rows: rows.update({name: rows[name] + len(out)})
+            )
+        trainers.append(made)
+        computed.append(rows)
+    trainers[1].model.load_state_dict(trainers[0].model.state_dict())
+    batches = list(trainers[0].data.train_batches(0, 4, {}))
+    losses = []
+    for made in trainers:
+        made.network.train()
+        torch.manual_seed(1)
+        losses.append([float(made.train_on(batch)) for batch in batches])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    for one, other in zip(trainers[0].model.parameters(), trainers[1].model.parameters()):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
+    sums = [made.sums.read() for made in trainers]
+    assert sums[0].keys() == sums[1].keys()
+    for name, value in sums[0].items():
+        torch.testing.assert_close(value, sums[1][name], atol=1e-3, rtol=1e-3, msg=name)
+    assert computed[0]["gender"] == computed[1]["gender"], "both data sets know the gender"
+    for name in ("age", "bangs"):
+        whole = args.get("unlabeled_from") != "own" and kind == "FixMatchTrainer"
+        assert (0.6 if whole else 0.2) < computed[0][name] / computed[1][name] < (0.95 if whole else 0.8)
+
+
+def test_a_branch_without_a_row_in_a_batch_has_gradients_of_0(faces, tmp_path):
+    """As data-parallel training needs them, and finite logits."""
+    arch = {"backbone": "test_efficientnet", "share": 1, "batch_norm": "frozen"}
+    made = trainer_of(config_of(faces, trainer__type="SupervisedTrainer", trainer__args={}, arch__args=arch), tmp_path)
+    images = torch.randint(0, 256, (4, 24, 24, 3), dtype=torch.uint8)
+    some = torch.tensor([True, False, True, False])
+    counting = {"gender": ~some | some, "age": some, "bangs": some & ~some}
+    logits = made.logits_of(images, counting)
+    whole = made.model.eval()(made.normalize(images))
+    torch.testing.assert_close(made.model(made.normalize(images), rows=counting)["age"][some], whole["age"][some])
+    sum((rows * counting[head][:, None]).sum() for head, rows in logits.items()).backward()
+    for weight in made.model.backbone.branches["bangs"].parameters():
+        assert weight.grad is not None and not weight.grad.any()
+    assert all(torch.isfinite(rows).all() for rows in logits.values())
+
+
+@pytest.mark.parametrize(
     ("kind", "args"),
     [
         ("FixMatchTrainer", {"threshold": {"age": {"type": "freematch", "args": {"w_f": 0.1}}, "default": "fixed"}}),

@@ -11,10 +11,13 @@ from torch import Tensor
 from base.base_dataset import Batch
 from base.parts import Parts
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
+from trainer.pseudo_label.unlabeled_rows import places_in
 from trainer.selective import check_leaves_out, check_selective, only, rows_with_weight
 from trainer.semi_supervised import SemiSupervisedTrainer
+from trainer.supervised import labeled_rows
 
 Logits = dict[str, Tensor]
+Rows = dict[str, Tensor] | None  # {head: bool [N]}, None for all
 Found = Iterable[tuple[str, PseudoLabeler, PseudoLabels]]
 
 
@@ -53,7 +56,7 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         if self.selective:
             of_labeled, of_weak, of_strong, found = self._forward_selected(batch)
         else:
-            of_labeled, of_weak, of_strong = self._forward(labeled["image"], unlabeled["weak"], unlabeled["strong"])
+            of_labeled, of_weak, of_strong = self._forward(batch)
             found = self.pseudo_labels(batch, of_labeled, of_weak)
         unsupervised, further = dict[str, Tensor](), dict[str, list[Tensor]]()
         for head, labeler, labels in found:
@@ -65,15 +68,18 @@ class FixMatchTrainer(SemiSupervisedTrainer):
         """Weak rows first; then, with gradient, the labeled and those strong rows whose pseudo-label has a weight."""
         labeled, unlabeled = batch["labeled"]["image"], batch["unlabeled"]
         first, count = unlabeled["weak"], len(unlabeled["weak"])
+        known, own = self._rows_that_count(batch)
+        rows = own
         if any(self.labeler(head).reads_labeled for head in self.classes):
-            first = torch.cat([first, labeled])
+            first, rows = torch.cat([first, labeled]), joined(own, known)
         with torch.no_grad():
             # One forward pass with gradient, as data-parallel training wants it; statistics need labeled rows before.
-            logits = self.network(self.normalize(first), clean=count)
+            logits = self.logits_of(first, rows, clean=count)
         of_weak = {head: rows[:count] for head, rows in logits.items()}
         found = list(self.pseudo_labels(batch, {head: rows[count:] for head, rows in logits.items()}, of_weak))
         keep = rows_with_weight(labels for _, _, labels in found)
-        logits = self.network(self.normalize(torch.cat([labeled, unlabeled["strong"][keep]])))
+        rows = joined(known, own and {head: of_head[keep] for head, of_head in own.items()})
+        logits = self.logits_of(torch.cat([labeled, unlabeled["strong"][keep]]), rows)
         self.sums.add({"mean/strong_rows": keep.float().mean() / self.config.trainer.accumulate})
         return (
             {head: rows[: len(labeled)] for head, rows in logits.items()},
@@ -82,7 +88,9 @@ class FixMatchTrainer(SemiSupervisedTrainer):
             [(head, labeler, only(labels, keep)) for head, labeler, labels in found],
         )
 
-    def _forward(self, labeled: Tensor, weak: Tensor, strong: Tensor) -> tuple[dict[str, Tensor], ...]:
+    def _forward(self, batch: Batch) -> tuple[Logits, ...]:
+        """Of the labeled rows, the weak and the strong views."""
+        labeled, weak, strong = batch["labeled"]["image"], batch["unlabeled"]["weak"], batch["unlabeled"]["strong"]
         sizes = [len(weak), len(labeled), len(strong)]
         if self.joint:
             logits = self.network(self.normalize(torch.cat([weak, labeled, strong])), clean=len(weak))
@@ -90,11 +98,27 @@ class FixMatchTrainer(SemiSupervisedTrainer):
             for head, rows in logits.items():
                 of_weak[head], of_labeled[head], of_strong[head] = rows.split(sizes)
             return of_labeled, of_weak, of_strong
+        known, own = self._rows_that_count(batch)
         with torch.no_grad():
-            of_weak = self.network(self.normalize(weak), clean=len(weak))
-        logits = self.network(self.normalize(torch.cat([labeled, strong])))
+            of_weak = self.logits_of(weak, own, clean=len(weak))
+        logits = self.logits_of(torch.cat([labeled, strong]), joined(known, own))
         return (
             {head: rows[: sizes[1]] for head, rows in logits.items()},
             of_weak,
             {head: rows[sizes[1] :] for head, rows in logits.items()},
         )
+
+    def _rows_that_count(self, batch: Batch) -> tuple[Rows, Rows]:
+        """For each head the labeled and the unlabeled ones; None where the network computes all for all."""
+        if not self.leaves_out_rows:
+            return None, None
+        places = places_in(self.unlabeled_rows, batch["unlabeled"]["row"])
+        own = {head: self.labeler(head).learns_from(places) for head in self.classes}
+        return labeled_rows(batch["labeled"]["target"]), own
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+    """The rows of two batches that become one."""
+    if first is None or second is None:
+        return None
+    return {head: torch.cat([rows, second[head]]) for head, rows in first.items()}

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
@@ -19,6 +18,7 @@ from trainer.pseudo_label.kinds import Align, ClassWeight, Debias, Threshold, bu
 from trainer.pseudo_label.labeler import PseudoLabeler, PseudoLabels
 from trainer.pseudo_label.show import is_due, show_panels, show_picture
 from trainer.pseudo_label.standby import stand_by
+from trainer.pseudo_label.unlabeled_rows import places_in
 from trainer.ramp_up import RampUpTrainer
 from utils.distributed import wait_for_all
 from utils.errors import UserError
@@ -77,7 +77,7 @@ class SemiSupervisedTrainer(RampUpTrainer):
         """
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         reads_rows = any(self.labeler(head).reads_rows for head in self.classes)
-        rows = torch.searchsorted(self.unlabeled_rows, unlabeled["row"]) if reads_rows else None
+        rows = places_in(self.unlabeled_rows, unlabeled["row"]) if reads_rows else None
         for head in self.classes:
             labeler = self.labeler(head)
             labels = labeler(of_weak[head], of_labeled[head], labeled["target"][head], rows, self.progress)

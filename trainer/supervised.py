@@ -46,10 +46,17 @@ class SupervisedTrainer(BaseTrainer):
     def training_step(self, batch: Batch) -> Tensor:
         images, target = batch["labeled"]["image"], batch["labeled"]["target"]
         if self.mix is None:
-            return self.supervised_loss(self.network(self.normalize(images)), target)
+            return self.supervised_loss(
+                self.logits_of(images, labeled_rows(target) if self.leaves_out_rows else None), target
+            )
         mixed = self.mix(images, target)
         logits = self.network(self.normalize(mixed.images))
         return self.sum_of_heads({head: self._mixed_loss(head, logits[head], target[head], mixed) for head in target})
+
+    def logits_of(self, images: Tensor, rows: Mapping[str, Tensor] | None, clean: int = 0) -> dict[str, Tensor]:
+        """{head: logits [N, C]} of images uint8 [N, h, w, 3]; rows, clean: as in BaseModel."""
+        given = {} if rows is None else {"rows": rows}
+        return self.network(self.normalize(images), clean=clean, **given)
 
     def supervised_loss(self, logits: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
         """Scalar; logits {head: [N, C]}, target {head: int64 [N]} with −1 where a row has no label for that head."""
@@ -83,6 +90,11 @@ class SupervisedTrainer(BaseTrainer):
             true = F.one_hot(labels.clamp(min=0), logits.shape[1]) * share[:, None]
             self.sums.add({f"confusion/{head}": true.T @ predicted})
         return total, rows
+
+
+def labeled_rows(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """{head: bool [N]}, rows with a label, from {head: int64 [N]}."""
+    return {head: labels >= 0 for head, labels in target.items()}
 
 
 def mean_over(loss: Tensor, rows: Tensor) -> Tensor:

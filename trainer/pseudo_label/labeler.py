@@ -133,6 +133,10 @@ class PseudoLabeler(nn.Module):
         known = torch.ones_like(probs[:, 0]) if labels is None else (labels >= 0).to(probs.dtype)
         return Labeled(probs, known), counts
 
+    def learns_from(self, rows: Tensor) -> Tensor:
+        """bool [U]; rows as in `forward`."""
+        return torch.ones_like(rows, dtype=torch.bool) if self.places is None else self.places[rows] >= 0
+
     @property
     def reads_rows(self) -> bool:
         """Whether `forward` needs the rows' places."""

@@ -22,6 +22,11 @@ def unlabeled_rows(data: Any) -> Tensor:
     return torch.as_tensor(rows, dtype=torch.int64).sort().values
 
 
+def places_in(rows: Tensor, of_batch: Tensor) -> Tensor:
+    """int64 [U]: places of a batch's rows among `rows`, which are ascending."""
+    return torch.searchsorted(rows, of_batch)
+
+
 def own_places(data: Any, rows: Tensor) -> dict[str, Tensor]:
     """{head: int64 [N]}: places of `rows` among those of the head's own data sets, −1 for the others; only heads for
     which there are others.
