@@ -14,26 +14,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from sklearn.metrics import f1_score
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
+from base.base_dataset import to_device  # noqa: E402
 from benchmarks.runs import RunFailed, Runs  # noqa: E402
 from data_loader.age import AGE, YEARS  # noqa: E402
 from data_loader.label_frame import LabelFrame  # noqa: E402
 from data_loader.prepare_labels import prepare_labels  # noqa: E402
 from data_loader.split_file import write_split  # noqa: E402
+from trainer.build import build_trainer  # noqa: E402
 from utils.children import stop_signals_exit  # noqa: E402
 from utils.command import exit_codes  # noqa: E402
 from utils.config import Config, apply_overrides, load_config  # noqa: E402
+from utils.device import choose_device  # noqa: E402
+from utils.distributed import World  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.files import atomic_write  # noqa: E402
 from utils.joint import JOINT  # noqa: E402
@@ -125,6 +132,9 @@ def main() -> None:
         names = list(networks.frame.classes)
         arguments.out.mkdir(parents=True, exist_ok=True)
         lock(arguments.out, "this table is being made")
+        if arguments.cost:
+            print(f"a step of {TITLES[HEADS]} / one of each network alone: {cost(networks, names, arguments):.2f}")
+            return
         rows = []
         try:
             for seed in arguments.seeds:
@@ -154,9 +164,42 @@ def parse_arguments() -> argparse.Namespace:
         help="for the network that learns all attributes, for example a larger data_loader.batch_size, since a head "
         "learns only from the images that have a label for it",
     )  # fmt: skip
+    parser.add_argument(
+        "--cost",
+        type=int,
+        metavar="ROUNDS",
+        help="instead train nothing: what a step costs, in processor time on the CPU",
+    )
     parser.add_argument("--out", type=Path, default=Path("saved/heads"))
     parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="for every run")
     return parser.parse_args()
+
+
+def cost(networks: Networks, names: Sequence[str], arguments: argparse.Namespace) -> float:
+    """Time of a step after the warm-up of the network of all heads, over that of one step of each of the others: the
+    median of rounds in which each takes a step on its first batch."""
+    device, seed = choose_device("auto"), arguments.seeds[0]
+    on_cpu = device.type == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter
+    trainers = [
+        build_trainer(networks.config(Network(name, seed)), device, World(), {}, tell=lambda _: None).trainer
+        for name in (HEADS, *names)
+    ]
+    steps = [(trainer, to_device(trainer.data.first_batch(), device)) for trainer in trainers]
+    ratios = []
+    for number in range(arguments.cost + 1):
+        seconds = []
+        for trainer, batch in steps:
+            trainer.step = getattr(trainer, "warm_up_steps", 0)
+            trainer.network.train()
+            started = clock()
+            trainer.train_on(batch)
+            if not on_cpu:
+                torch.cuda.synchronize(device)
+            seconds.append(clock() - started)
+        if number:  # the first step of each is slower
+            ratios.append(seconds[0] / sum(seconds[1:]))
+    return statistics.median(ratios)
 
 
 def knowing(data_sets: Sequence[Any], frame: LabelFrame, attribute: str) -> list[Any]:
