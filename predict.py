@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     with exit_codes():
-        from trainer.predict_files import find_images
+        from trainer.pictures import find_images
         from trainer.predictor import FacePredictor, predict_files
         from utils.errors import raise_all
         from utils.files import atomic_write, check_output

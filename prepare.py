@@ -213,7 +213,9 @@ def run_statistics(args: argparse.Namespace) -> None:
     from data_loader.image_reader import ImageReader
     from data_loader.prepare_labels import prepare_labels
     from data_loader.statistics import pixel_statistics
+    from trainer.components import check_views
 
+    check_views(config)
     labels = prepare_labels(config)
     files = [labels.frame.file(path) for path in labels.frame.rows["path"][labels.split == "train"]]
     read = ImageReader(None) if args.full_size else ImageReader.of(config.views)
@@ -359,7 +361,9 @@ def _add_sweep(commands: Commands) -> None:
         description="All combinations of the values, for each of the configs, one training after the other, with folds "
         "too. The same command again continues what was stopped and leaves alone what is finished.",
     )
-    parser.add_argument("-c", "--config", type=Path, nargs="+", required=True, help="one config, or several of them")
+    parser.add_argument(
+        "-c", "--config", type=Path, nargs="+", action="extend", required=True, help="one config, or several of them"
+    )
     parser.add_argument(
         "--vary",
         action="append",
@@ -371,7 +375,7 @@ def _add_sweep(commands: Commands) -> None:
     parser.add_argument("--folds", type=int, metavar="K", help="train each on K folds")
     parser.add_argument("--sample", type=int, metavar="N", help="only so many of the combinations, drawn at random")
     parser.add_argument(
-        "-d", "--device", nargs="+", default=["auto"], help="several, such as cuda:0 cuda:1: one training on each"
+        "-d", "--device", nargs="+", action="extend", help="several, such as cuda:0 cuda:1: one training on each"
     )
     parser.add_argument("--check", action="store_true", help="only try each, as train.py --check does")
     parser.add_argument("--out", type=Path, help="also write the table as a CSV, with a column for each key")
@@ -384,6 +388,10 @@ def run_sweep(args: argparse.Namespace) -> None:
     if args.sample is not None and args.sample < 1:
         raise UserError(f"--sample {args.sample}: expected at least 1")
     if args.out is not None:
+        if args.check:
+            raise UserError(
+                f"--out {args.out}: --check trains nothing that a table could be of; leave out one of the two"
+            )
         check_output(args.out, "--out")
 
     from trainer.sweep import parse_factor, plan, sweep
@@ -392,7 +400,7 @@ def run_sweep(args: argparse.Namespace) -> None:
     factors = [parse_factor(text) for text in args.vary]
     trainings = plan(args.config, factors, args.set, args.folds, args.sample)
     with stop_signals_exit():
-        print(printable(sweep(trainings, args.folds, args.device, args.check, args.out)))
+        print(printable(sweep(trainings, args.folds, args.device or ["auto"], args.check, args.out)))
 
 
 def _add_runs(commands: Commands) -> None:

@@ -65,14 +65,14 @@ def main() -> None:
             same, lines = check_resume(config, arguments.device)
             print("\n".join(lines))
             sys.exit(0 if same else 1)
-        device, run_id = arguments.device, arguments.run_id
+        device, run_id, changes = arguments.device, arguments.run_id, [] if config else arguments.set
         if arguments.folds and config is not None:
             from trainer.folds import resume_command, train_folds  # with the report's plots: seconds that others save
 
             again = resume_command(arguments.config, arguments.set, arguments.folds, device, run_id)
             train_folds(config, arguments.resume, device, run_id, again)
             return
-        session.train(config, arguments.config, arguments.set, arguments.resume, device, run_id).train()
+        session.train(config, arguments.config, changes, arguments.resume, device, run_id).train()
 
 
 if __name__ == "__main__":

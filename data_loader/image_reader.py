@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 from typing import Any
 
-import albumentations
 import cv2
 import numpy as np
 
 from data_loader.decode import DECODING, Size, fit, read_image
-from data_loader.views import VIEWS, Spec, View
+from data_loader.views import Spec, View, in_words
 from utils.config.data_sections import Views
 
 
@@ -46,9 +44,9 @@ class ImageReader:
     def settings(self) -> str:
         """All that decides about the pixels of a file, in words."""
         settings = f"{DECODING} {cv2.__version__}" + ("" if self.crop is None else f" {self.crop[0]}x{self.crop[1]}")
-        if self._view() is None:
+        if self.size is None or self._view() is None:
             return settings
-        return f"{settings} {json.dumps(self.preprocess, sort_keys=True)} {VIEWS} {albumentations.__version__}"
+        return f"{settings} {in_words(self.preprocess, self.size)}"
 
     def _view(self) -> View | None:
         """Of this thread: a view has generators that threads may not share."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -143,26 +145,39 @@ class View:
 
 
 def is_random(view: View, draws: int = 16) -> bool:
-    """Whether draws of a view differ, on an image that is noise on one side and smooth on the other: what levels
-    histograms, such as CLAHE, changes the smooth one only."""
+    """Whether a view may do something or not (0 < p < 1), or draws of it differ: on an image that is noise on one side
+    and smooth on the other, since what levels histograms, such as CLAHE, changes the smooth one only."""
+    if any(_is_tossed(step) for step in view.steps):
+        return True
     image = np.random.default_rng(0).integers(0, 256, (view.height, view.width, 3), dtype=np.uint8)
     image[:, view.width // 2 :] = np.linspace(90, 110, view.height)[:, None, None].astype(np.uint8)
     first = view(image, 0) if view.steps else image
     return bool(view.steps) and any(not np.array_equal(first, view(image, seed)) for seed in range(1, draws))
 
 
+def _is_tossed(step: Any) -> bool:
+    return 0 < getattr(step, "p", 1.0) < 1 or any(_is_tossed(part) for part in getattr(step, "transforms", ()))
+
+
 def random_steps(spec: Spec, size: tuple[int, int], where: str) -> list[str]:
-    """The steps of what is done to an image once that would do another thing every time, one line each."""
-    problems = []
-    for i, step in enumerate([spec] if isinstance(spec, str) else spec):
-        if is_random(View(step if isinstance(step, str) else [step], size, where)):
+    """The first step of what is done to an image once that would do another thing every time, as a line, if any."""
+    steps = [spec] if isinstance(spec, str) else list(spec)
+    for i, step in enumerate(steps):
+        if is_random(View(steps[: i + 1], size, where)):
             name = step if isinstance(step, str) else dict(step)["type"]
             place = where if isinstance(spec, str) else f"{where}[{i}]"
-            problems.append(
+            return [
                 f"{place}: {name} is random, but what is done once must be the same every time; give it p = 1 and "
                 "ranges of one value, such as [2, 2], or name it in views.train"
-            )
-    return problems
+            ]
+    return []
+
+
+def in_words(spec: Spec, size: tuple[int, int]) -> str:
+    """All that decides what a view without randomness does, presets by what they are made of."""
+    steps = [step for _, step in _steps(spec, size)]
+    told = [repr(step) if callable(step) else json.dumps(step, sort_keys=True) for step in steps]
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{VIEWS} {A.__version__} {told}")
 
 
 def _steps(spec: Spec, size: tuple[int, int]) -> list[tuple[int, Any]]:

@@ -21,13 +21,18 @@ MOST_CHANGES, LONGEST = 4, 32
 Boards = Mapping[Path, tuple[str, str]]  # public and private score by a run's folder
 
 
+def check_table(out: Path | None) -> None:
+    """Raises UserError for a table that would be taken for another one."""
+    if out is not None and out.name == LEDGER:
+        raise UserError(f"--out {out}: is how the list of submissions is called; choose another name")
+
+
 def compare_runs(places: Sequence[Path], metric: str | None, against: Path | None, out: Path | None) -> str:
     """The runs in these folders as text, and as a CSV where `out` names one; what cannot be read is said at the end.
 
     Raises UserError as `read_runs` and `compare` do.
     """
-    if out is not None and out.name == LEDGER:
-        raise UserError(f"--out {out}: is how the list of submissions is called; choose another name")
+    check_table(out)
     runs, problems = read_runs(places)
     compared = compare(runs, metric, against)
     if out is not None:

@@ -226,6 +226,19 @@ def test_every_image_is_preprocessed_once_after_resizing_and_each_way_of_it_has_
     assert len(list((tmp_path / "cache").glob("*.pixels"))) == 2
 
 
+def test_a_preset_that_has_changed_is_not_taken_from_the_cache(tmp_path: Path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3))
+    found = []
+    for threshold in (50, 200):
+        step = {"type": "Solarize", "args": {"threshold_range": [threshold / 255] * 2, "p": 1}}
+        monkeypatch.setitem(PRESETS, "mine", lambda height, width, step=step: [step])
+        reader = ImageReader((24, 24), preprocess=["mine"])
+        images = [open_images([tmp_path / "a.png"], reader, mode, tmp_path / "cache")[0] for mode in ("disk", "ram")]
+        assert np.array_equal(*images)
+        found.append(images[0])
+    assert not np.array_equal(*found)
+
+
 @pytest.mark.parametrize("mode", ["disk", "ram", "off"])
 def test_damaged_images_are_all_named_before_training(tiny_faces: Path, tmp_path: Path, mode: str):
     files = sorted((tiny_faces / "images").glob("*.png"))[:6]

@@ -92,6 +92,22 @@ def cases(faces: Path) -> dict[str, tuple[dict, list[str]]]:
             },
             ["tiny.json: views.preprocess[1]: CLAHE is random", "give it p = 1 and ranges of one value"],
         ),
+        "preprocessing now and then": (
+            {"views": {"preprocess": ["HorizontalFlip", {"type": "InvertImg", "args": {"p": 0.999}}]}},
+            ["tiny.json: views.preprocess[0]: HorizontalFlip is random"],
+        ),
+        "random after what makes room for it": (
+            {
+                "views": {
+                    "preprocess": [
+                        {"type": "Resize", "args": {"height": 64, "width": 64, "p": 1}},
+                        {"type": "CenterCrop", "args": {"height": 48, "width": 48, "p": 1}},
+                        {"type": "RandomCrop", "args": {"height": 32, "width": 32, "p": 1}},
+                    ]
+                }
+            },
+            ["tiny.json: views.preprocess[2]: RandomCrop is random"],
+        ),
         "a random preset as preprocessing": (
             {"views": {"preprocess": "light"}},
             ["tiny.json: views.preprocess: light is random"],

@@ -8,10 +8,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.test_docs import blocks
 from tests.test_training import PROJECT, write_config
 from trainer.predictor import FacePredictor
+from trainer.session import train
+from utils.config import Config, read_run_config
 from utils.errors import UserError
 
 
@@ -34,6 +37,10 @@ def test_the_page_about_python_runs_from_the_data_to_the_answers(tmp_path, tiny_
     np.testing.assert_allclose(also["hue/p/red"], answers["hue/p/red"][:1], atol=1e-6)
 
 
+def load_config_of(face_models: dict[str, Path]) -> Config:
+    return read_run_config(face_models["mask"].parents[1])
+
+
 def test_pictures_in_memory_get_the_answers_of_their_files_from_models_that_vote(face_models):
     models = [face_models["mask"], face_models["mask2"], face_models["gender"]]
     predictor = FacePredictor(*models, weights=[2, 1, 1], tta=["hflip"])
@@ -46,6 +53,13 @@ def test_pictures_in_memory_get_the_answers_of_their_files_from_models_that_vote
     both = predictor.arrays([larger, images[1]])
     pd.testing.assert_frame_equal(both[1:], of_arrays[1:2], atol=1e-6)
 
+    pd.testing.assert_frame_equal(predictor.arrays([Image.fromarray(image) for image in images]), of_arrays)
+    for wrong in ([], images[0]):
+        with pytest.raises(ValueError, match=r"at least one image|image 0: expected"):
+            predictor.arrays(wrong)
+    for nothing in ([], str(files[0])):
+        with pytest.raises(ValueError, match="expected a list of at least one file"):
+            predictor.files(nothing)
     for wrong in (images[0][..., 0], images[0].astype(np.float32), images[0][:0]):
         with pytest.raises(ValueError, match=r"image 1: expected uint8 \[h, w, 3\]"):
             predictor.arrays([images[0], wrong])
@@ -53,3 +67,14 @@ def test_pictures_in_memory_get_the_answers_of_their_files_from_models_that_vote
         predictor.files([files[0], Path("no.png")])
     with pytest.raises(UserError, match="no such checkpoint"):
         FacePredictor("no.pth")
+    with pytest.raises(UserError, match="name at least one checkpoint"):
+        FacePredictor()
+    with pytest.raises(UserError, match=r"no\.json"):
+        FacePredictor(face_models["mask"], calibration="no.json")
+    bad = 'views.preprocess=[{"type": "ToGray", "args": {"p": 1, "num_output_channels": 1}}]'
+    with pytest.raises(UserError, match=r"views.preprocess\[0\]: ToGray gives uint8"):
+        FacePredictor(face_models["mask"], overrides=[bad])
+    with pytest.raises(ValueError, match="give a config's to load_config"):
+        train(load_config_of(face_models), overrides=["seed=9"])
+    with pytest.raises(UserError, match=r"--run-id bad/../x: expected a folder name"):
+        train(load_config_of(face_models), run_id="bad/../x")

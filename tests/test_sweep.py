@@ -17,6 +17,7 @@ import pytest
 from tests.test_training import PROJECT, write_config
 from trainer.sweep import Factor, parse_factor, plan
 from utils.errors import ConfigError, UserError
+from utils.file_lock import try_lock
 
 
 @pytest.fixture
@@ -46,6 +47,8 @@ def test_values_are_parted_at_commas_outside_of_brackets_and_quotes():
             parse_factor(wrong)
     with pytest.raises(UserError, match="has a value twice"):
         parse_factor("optimizer.args.lr=1e-3,0.001")
+    with pytest.raises(UserError, match="has a value twice"):
+        parse_factor("optimizer.args.lr=1,1.0")
 
 
 def test_runs_are_called_by_their_values_whatever_else_is_tried(config: Path):
@@ -58,6 +61,13 @@ def test_runs_are_called_by_their_values_whatever_else_is_tried(config: Path):
     assert ids(config, "seed=0", "split.seed=1,2") == ["seed=0,split.seed=1", "seed=0,split.seed=2"]
     assert ids(config, "arch.type=FaceClassifier") == ["arch.type=FaceClassifier"]
     assert ids(config) == ["as-is"]
+    linked = "optimizer.args.lr+optimizer.backbone_lr=1e-3"
+    assert ids(config, linked, folds=2) == ["lr+backbone_lr=0.001,folds=2"] and ids(config, folds=3) == [
+        "as-is,folds=3"
+    ]
+    assert ids(config, "about=日本") == ["about=日本"]
+    long = [f"{key}={json.dumps(['flip', 'light', 'none'])}" for key in ("views.train", "views.weak", "views.strong")]
+    assert ids(config, *long, "optimizer.args.lr=1e-3") == ids(config, *long, "optimizer.args.lr=0.001")
     views = ids(config, 'views.train=none,["flip", "light"]', "views.size=[24, 32],[32, 24]")
     assert len(set(views)) == 4 and all(len(name) < 91 and "[" not in name for name in views)
     assert views[0] == ids(config, "views.train=none", "views.size=[24, 32]")[0]
@@ -66,6 +76,11 @@ def test_runs_are_called_by_their_values_whatever_else_is_tried(config: Path):
     some = ids(config, "seed=0,1,2,3,4,5", "split.seed=0,1,2,3", sample=5)
     assert len(some) == 5 and set(some) < set(every) and some == sorted(some, key=every.index)
     assert some == ids(config, "seed=0,1,2,3,4,5", "split.seed=0,1,2,3", sample=5)
+    many = [f"optimizer.args.{key}=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8" for key in ("lr", "eps", "weight_decay")]
+    many += [f"{key}=1,2,3,4,5,6,7,8" for key in ("seed", "split.seed", "trainer.epochs", "trainer.accumulate")]
+    assert len(set(ids(config, *many, sample=4))) == 4
+    with pytest.raises(UserError, match=r"2,097,152 combinations, more than 10,000; draw some of them with --sample"):
+        ids(config, *many)
 
 
 def test_what_is_wrong_with_any_of_them_is_told_before_the_first_begins(config: Path, in_process):
@@ -76,6 +91,22 @@ def test_what_is_wrong_with_any_of_them_is_told_before_the_first_begins(config: 
     assert said.err.count("-s trainer.epochs=x") == 1 and "begins" not in said.out
     with pytest.raises(ConfigError, match=r"split\.fold"):
         plan([config], [parse_factor("split.fold=1,2")], [], 2, None)
+    for vary, said in (
+        (["seed=0", "seed=1"], "--vary seed: 'seed' is set by --vary too"),
+        (["optimizer.args.lr+optimizer.backbone_lr=1e-3", "optimizer.backbone_lr=1"], "'optimizer.backbone_lr' is set"),
+        (["seed+seed=0"], "'seed' is set by --vary too"),
+        (["name=a"], "'name' is set by -s too"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            plan([config], [parse_factor(text) for text in vary], ["name=x"], None, None)
+    for options, said in (
+        (["-d", "cpu", "-d", "cpuu"], "-d cpuu: no such device"),
+        (["--check", "--out", "t.csv"], "--out t.csv: --check trains nothing"),
+        (["--out", "submissions.csv"], "--out submissions.csv: is how the list of submissions is called"),
+        (["-c", str(config)], "is given twice"),
+    ):
+        refused = in_process("prepare.py", "sweep", "-c", str(config), *options)
+        assert refused.code == 2 and said in refused.err and "begins" not in refused.out
     other = config.with_name("other.json")
     other.write_text(config.read_text())
     with pytest.raises(UserError, match=r"other.json: .*tiny.json has the same name 'tiny'.*another name"):
@@ -103,10 +134,15 @@ def test_a_sweep_that_was_stopped_goes_on_and_one_training_that_fails_does_not_s
     said = sweep.communicate(timeout=60)[0]
     assert sweep.returncode == 143 and "stopped; the same command continues" in said, said
     assert "[1/2] tiny/weights=no.pth,seed=0: failed with exit code 2" in said and "no.pth" in said
+    assert "[2/2] tiny/weights=null,seed=0: stopped" in said
     before = pd.read_csv(folder / "metrics.csv")
     assert 1 <= len(before) < 200 and (folder / "checkpoints" / "last.pth").exists()
 
     again = ["-s", f"trainer.epochs={len(before) + 1}", "--vary", "seed=0"]
+    with (folder / ".lock").open("a+") as lock:
+        assert try_lock(lock.fileno())
+        left = run("prepare.py", "sweep", "-c", config, "--vary", "arch.args.weights=null", *again, cwd=tmp_path)
+        assert left.code == 0 and "weights=null,seed=0: is being trained by another process" in left.out, left.err
     done = run(*command, *again, cwd=tmp_path)
     assert done.code == 2, done.out + done.err
     assert "1 of 2 trainings failed: tiny/weights=no.pth,seed=0 (exit code 2); the same command tries" in done.err
@@ -125,7 +161,7 @@ def test_folds_are_trained_side_by_side_and_a_check_makes_no_run(tmp_path, confi
     assert done.code == 0, done.out + done.err
     table = done.out[done.out.index("valid/macro_f1, 2 runs") :]
     assert table.count("2 folds") == 2 and "seed: 0 -> 1" in table
-    assert "\ntiny/seed=1: epoch 1/1" in done.out and "[2/2] tiny/seed=1: begins on cpu" in done.out
+    assert "\ntiny/seed=1,folds=2: epoch 1/1" in done.out and "[2/2] tiny/seed=1,folds=2: begins on cpu" in done.out
     for seed in (0, 1):
-        known = json.loads((tmp_path / "saved" / "tiny" / f"seed={seed}" / "folds.json").read_text())
+        known = json.loads((tmp_path / "saved" / "tiny" / f"seed={seed},folds=2" / "folds.json").read_text())
         assert known["finished"] and known["folds"] == 2 and known["config"]["seed"] == seed

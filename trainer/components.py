@@ -51,15 +51,20 @@ SCHEMA = Path(__file__).resolve().parents[1] / "configs" / "schema.json"
 def check_components(config: Config) -> None:
     """Raises ConfigError with everything that is wrong with the config's types and arguments."""
     problems = config_problems(config, KINDS)
-    if not problems:
-        size, specs = config.views.shape, config.to_dict()["views"]
-        for name in ("preprocess", "train", "weak", "strong", "eval"):
-            problems += view_problems(specs[name], size, config.where(f"views.{name}"))
-        for column, of_values in (specs["train_of"] or {}).items():
-            for value, spec in of_values.items():
-                problems += view_problems(spec, size, config.where(f"views.train_of.{column}.{value}"))
-        if not problems:
-            problems = random_steps(specs["preprocess"], size, config.where("views.preprocess"))
+    if problems:
+        raise ConfigError(problems)
+    check_views(config)
+
+
+def check_views(config: Config) -> None:
+    """Raises ConfigError for views that name existing transforms and do not work."""
+    size, specs, problems = config.views.shape, config.to_dict()["views"], list[str]()
+    for name in ("preprocess", "train", "weak", "strong", "eval"):
+        problems += view_problems(specs[name], size, config.where(f"views.{name}"))
+    for column, of_values in (specs["train_of"] or {}).items():
+        for value, spec in of_values.items():
+            problems += view_problems(spec, size, config.where(f"views.train_of.{column}.{value}"))
+    problems = problems or random_steps(specs["preprocess"], size, config.where("views.preprocess"))
     if problems:
         raise ConfigError(problems)
 

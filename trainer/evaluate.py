@@ -24,6 +24,7 @@ from report.slices import slice_columns
 from report.writer import write_report
 from trainer.build import build_model, open_run_images
 from trainer.calibrate import calibrate, check_fit
+from trainer.components import check_views
 from trainer.ensemble import Ensemble
 from trainer.explain import Explainer
 from trainer.scored_rows import common_rows, known_ages, trained_on
@@ -73,6 +74,8 @@ def load_for_evaluation(
     stored = config_from_dict(json.loads(state["config"]), str(path))
     config = apply_overrides(stored, overrides or [], config_file)
     changed = [line for line in differences(stored, config) if is_about(line, ANSWERING)]
+    if any(is_about(line, ["views"]) for line in changed):
+        check_views(config)
     scaled = [line for line in changed if is_about(line, ["views.normalize"])]
     if scaled:
         raise UserError(f"{path}: was trained with its own views.normalize; leave out {', '.join(scaled)} (-s or -c)")

@@ -21,7 +21,7 @@ from report.folds import fold_summary
 from report.writer import prediction_table
 from trainer.build import open_files, open_run_images
 from trainer.evaluate import Loaded, load_for_evaluation, predict
-from trainer.predict_files import head_predictions
+from trainer.pictures import head_predictions
 from utils.config import Config
 from utils.errors import UserError
 from utils.files import atomic_write

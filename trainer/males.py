@@ -20,7 +20,7 @@ from data_loader.readers.table import few, locate, need_columns, normalised, rea
 from model.resnet18_file import load_resnet18
 from model.weights import NORMALIZATIONS
 from trainer.evaluate import Loaded, load_for_evaluation
-from trainer.predict_files import as_trained, head_predictions
+from trainer.pictures import as_trained, head_predictions
 from utils.checkpoint import DamagedCheckpoint, ForeignCheckpoint, load_checkpoint
 from utils.errors import UserError, did_you_mean
 from utils.files import atomic_write

@@ -14,7 +14,7 @@ from data_loader.image_reader import ImageReader
 from report.writer import prediction_table
 from trainer.ensemble import Ensemble
 from trainer.evaluate import Loaded, load_ensemble
-from trainer.predict_files import as_trained, head_predictions, notes_about
+from trainer.pictures import as_trained, head_predictions, notes_about
 from utils.device import choose_device
 from utils.errors import UserError, raise_all
 
@@ -36,6 +36,10 @@ class FacePredictor:
         config_file: Path | None = None,
         **options: Any,
     ):
+        if not checkpoints:
+            raise UserError("name at least one checkpoint (.pth, or a run folder)")
+        if options.get("calibration") is not None:
+            options["calibration"] = Path(options["calibration"])
         self.ensemble, self.device = Ensemble([Path(path) for path in checkpoints], **options), choose_device(device)
         self.models = list(load_ensemble(self.ensemble, self.device, config_file, list(overrides)))
 
@@ -45,12 +49,18 @@ class FacePredictor:
         return {head: names for loaded in self.models for head, names in loaded.classes.items()}
 
     def files(self, files: Sequence[str | Path]) -> pd.DataFrame:
-        """With a column `path`. Raises UserError naming a file that cannot be read."""
+        """With a column `path`. Raises UserError naming a file that cannot be read, ValueError for no file or a name in
+        place of a list."""
+        if isinstance(files, str | Path) or not len(files):
+            raise ValueError(f"expected a list of at least one file, got {files!r}")
         paths = [Path(file) for file in files]
         return self._table(lambda loaded: as_trained(loaded, paths), paths)
 
     def arrays(self, images: Sequence[np.ndarray]) -> pd.DataFrame:
-        """images: uint8 [h, w, 3] RGB each, of any sizes. Raises ValueError for others."""
+        """images: uint8 [h, w, 3] RGB each, of any sizes; pictures of PIL will do. Raises ValueError for others."""
+        if not len(images):
+            raise ValueError("expected a list of at least one image")
+        images = [np.asarray(image) for image in images]
         for number, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 raise ValueError(f"image {number}: expected uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
@@ -92,4 +102,4 @@ class InMemory:
         self.images, self.read = images, ImageReader.of(loaded.config.views)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.read.of_pixels(np.asarray(self.images[row]))
+        return self.read.of_pixels(self.images[row])

@@ -57,8 +57,11 @@ def train(
     config: of a new run, or of `resume` "auto"; None where `resume` names the checkpoint that carries it, and
     `config_file` and `overrides` may change some of it.
 
-    Raises UserError for everything the user can mend, before a run folder exists.
+    Raises UserError for everything the user can mend, before a run folder exists, ValueError for both a `config` and
+    `overrides`.
     """
+    if config is not None and overrides:
+        raise ValueError("overrides are for a run that its checkpoint describes; give a config's to load_config")
     config, state, run_dir, notes = _start_or_continue(config, config_file, overrides, resume, run_id)
     check_components(config)
     world = join_world("cuda" if device_name.startswith(("cuda", "auto")) and torch.cuda.is_available() else "cpu")

@@ -17,7 +17,7 @@ from report.submissions import LEDGER, record
 from trainer.build import open_files
 from trainer.ensemble import Ensemble
 from trainer.evaluate import Loaded, load_ensemble
-from trainer.predict_files import head_predictions, notes_about
+from trainer.pictures import head_predictions, notes_about
 from utils.errors import UserError
 from utils.joint import JOINT
 from utils.run_folder import is_run_folder, save_dir_of

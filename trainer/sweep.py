@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import queue
 import random
 import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.run_table import compare_runs
+from report.run_table import check_table, compare_runs
 from utils.children import Children
+from utils.device import choose_device
 from utils.errors import ConfigError, UserError
 from utils.folds import load_fold_config
+from utils.run_folder import is_being_trained
 
 AS_IS = "as-is"
-LONGEST_VALUE, LONGEST_ID, MOST_SHOWN = 32, 90, 20
+LONGEST_VALUE, LONGEST_ID, MOST_SHOWN, MOST = 32, 90, 20, 10_000
 # Says too little of what is varied without the key before it.
 GENERIC = {"args", "name", "type", "value"}
 
@@ -72,12 +74,15 @@ def plan(
     configs: Sequence[Path], factors: Sequence[Factor], overrides: Sequence[str], folds: int | None, sample: int | None
 ) -> list[Training]:
     """All combinations for each config, the last factor changing fastest, or `sample` of them drawn at random (the
-    same ones every time). Raises ConfigError with everything that is wrong with any of them, UserError if two trainings
-    would have the same folder."""
-    names = _short_names([factor.keys[0] for factor in factors])
-    chosen = list(itertools.product(*(factor.values for factor in factors)))
-    if sample is not None and sample < len(chosen):
-        chosen = [chosen[i] for i in sorted(random.Random(0).sample(range(len(chosen)), sample))]
+    same ones every time).
+
+    Raises ConfigError with everything that is wrong with any of them, UserError for a key that is set twice, too many
+    combinations, and configs that would train in the same folder.
+    """
+    _check_keys(factors, overrides)
+    names = _short_names([key for factor in factors for key in factor.keys])
+    titles = ["+".join(names[key] for key in factor.keys) for factor in factors]
+    chosen = _combinations(factors, sample)
     trainings: dict[Path, Training] = {}
     problems: list[str] = []
     for config, values in itertools.product(configs, chosen):
@@ -87,12 +92,15 @@ def plan(
         except ConfigError as error:
             problems += error.problems
             continue
-        run_id = _run_id(dict(zip(names, values)))
+        run_id = _run_id(dict(zip(titles, values)), folds)
         folder = Path(loaded.trainer.save_dir) / loaded.name / run_id
         if folder in trainings:
+            other = trainings[folder].config
+            if other.resolve() == config.resolve():
+                raise UserError(f"-c {config}: is given twice")
             raise UserError(
-                f"{config}: {trainings[folder].config} has the same name '{loaded.name}', so both would train in "
-                f"{folder}; give one of them another name"
+                f"{config}: {other} has the same name '{loaded.name}', so both would train in {folder}; give one of "
+                "them another name"
             )
         trainings[folder] = Training(config, (*overrides, *said), run_id, folder)
     if problems:
@@ -100,28 +108,62 @@ def plan(
     return list(trainings.values())
 
 
+def _check_keys(factors: Sequence[Factor], overrides: Sequence[str]) -> None:
+    seen = {text.partition("=")[0].strip(): "-s" for text in overrides}
+    for factor in factors:
+        for key in factor.keys:
+            if key in seen:
+                raise UserError(
+                    f"--vary {'+'.join(factor.keys)}: '{key}' is set by {seen[key]} too; leave out one of the two"
+                )
+            seen[key] = "--vary"
+
+
+def _combinations(factors: Sequence[Factor], sample: int | None) -> list[tuple[str, ...]]:
+    counts = [len(factor.values) for factor in factors]
+    total = math.prod(counts)
+    numbers: Sequence[int] = range(total)
+    if sample is not None and sample < total:
+        numbers = sorted(random.Random(0).sample(numbers, sample))
+    elif total > MOST:
+        raise UserError(f"--vary: {total:,} combinations, more than {MOST:,}; draw some of them with --sample")
+    found = []
+    for number in numbers:
+        places = []
+        for count in reversed(counts):
+            number, place = divmod(number, count)
+            places.append(place)
+        found.append(tuple(factor.values[place] for factor, place in zip(factors, reversed(places))))
+    return found
+
+
 def sweep(
     trainings: Sequence[Training], folds: int | None, devices: Sequence[str], check: bool, out: Path | None
 ) -> str:
-    """Train them, one at a time on each device, and return a table; what is finished is left alone, what was stopped
-    goes on. check: only `train.py --check` of each.
+    """Train them, one at a time on each device, and return a table of those that did not fail; what is finished is left
+    alone, what was stopped goes on. check: only `train.py --check` of each.
 
-    Raises TrainingsFailed if some fail, after the others are done.
+    Raises TrainingsFailed if some fail, after the others are done, and UserError before the first for a device that is
+    not there and a name of the table that is taken.
     """
+    check_table(out)
+    for device in devices:
+        choose_device(device)
     print(f"{len(trainings)} training{'s' * (len(trainings) > 1)}:")
     for training in trainings[:MOST_SHOWN]:
         print(f"  {training}")
     if len(trainings) > MOST_SHOWN:
         print(f"  and {len(trainings) - MOST_SHOWN} more")
     failed = _run_all(trainings, folds, devices, check)
-    table = "" if check else _table(trainings, out)
+    done = [training for training in trainings if training not in failed]
+    table = "all of them can be trained" if check else _table(done, out)
     if failed:
-        if table:
+        if not check:
             print(table)
         named = ", ".join(f"{training} (exit code {code})" for training, code in failed.items())
         again = "" if check else "; the same command tries them again and leaves the others alone"
         raise TrainingsFailed(f"{len(failed)} of {len(trainings)} trainings failed: {named}{again}", [*failed.values()])
-    return table or "all of them can be trained"
+    return table
 
 
 def _run_all(
@@ -134,8 +176,11 @@ def _run_all(
         free.put(device)
 
     def run(number: int, training: Training) -> int:
-        device, start = free.get(), time.monotonic()
         label = f"[{number}/{len(trainings)}] {training}"
+        if is_being_trained(training.folder):
+            print(f"{label}: is being trained by another process, which it is left to", flush=True)
+            return 0
+        device, start = free.get(), time.monotonic()
         command = ["train.py", "-c", str(training.config), "-d", device]
         command += [part for text in training.overrides for part in ("-s", text)]
         command += ["--folds", str(folds)] if folds is not None else []
@@ -148,7 +193,8 @@ def _run_all(
         finally:
             free.put(device)
         minutes = (time.monotonic() - start) / 60
-        print(f"{label}: {f'failed with exit code {code}' if code else 'done'} ({minutes:.1f} min)", flush=True)
+        ended = "stopped" if children.stopping else f"failed with exit code {code}" if code else "done"
+        print(f"{label}: {ended} ({minutes:.1f} min)", flush=True)
         return code
 
     pool = ThreadPoolExecutor(len(devices))
@@ -167,25 +213,26 @@ def _run_all(
 
 def _table(trainings: Sequence[Training], out: Path | None) -> str:
     there = [training.folder for training in trainings if training.folder.is_dir()]
-    if not there:
-        return ""
-    with suppress(UserError):  # nothing to compare yet
-        return compare_runs(there, None, there[0], out)
-    return ""
+    try:
+        return compare_runs(there, None, None, out) if there else "there is nothing to compare"
+    except UserError as error:
+        return f"no table: {error}"
 
 
 # Names of runs --------------------------------------------------------------------------------------------------------
 
 
-def _run_id(values: Mapping[str, str]) -> str:
+def _run_id(values: Mapping[str, str], folds: int | None) -> str:
     """`lr=0.001,seed=0`: the same for the same values, whatever else is tried beside them."""
-    text = ",".join(f"{name}={_short_value(value)}" for name, value in values.items()) or AS_IS
-    return text if len(text) <= LONGEST_ID else f"{text[: LONGEST_ID - 9]}-{_digest(json.dumps(dict(values)))}"
+    parts = [f"{name}={_short_value(value)}" for name, value in values.items()] or [AS_IS]
+    text = ",".join([*parts, *([f"folds={folds}"] if folds is not None else [])])
+    exact = ",".join(f"{name}={_canonical(value)}" for name, value in values.items())
+    return text if len(text) <= LONGEST_ID else f"{text[: LONGEST_ID - 9]}-{_digest(f'{exact} {folds}')}"
 
 
-def _short_names(keys: Sequence[str]) -> list[str]:
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
     """As much of each key's end as tells it from the others."""
-    names = []
+    names = {}
     for key in keys:
         parts = key.split(".")
         for count in range(1, len(parts) + 1):
@@ -193,7 +240,7 @@ def _short_names(keys: Sequence[str]) -> list[str]:
             alike = [other for other in keys if other == name or other.endswith(f".{name}")]
             if len(alike) == 1 and parts[-count] not in GENERIC:
                 break
-        names.append(re.sub(r"[^\w.]", "_", name))
+        names[key] = re.sub(r"[^\w.]", "_", name)
     return names
 
 
@@ -221,11 +268,13 @@ def _split(listed: str) -> tuple[str, ...]:
 
 
 def _canonical(value: str) -> str:
-    """`1e-3` and `0.001` are the same value."""
+    """`1e-3` and `0.001` are the same value, and so are `1` and `1.0`."""
     try:
-        return json.dumps(json.loads(value), sort_keys=True)
+        known = json.loads(value)
     except ValueError:
-        return json.dumps(value)
+        known = value
+    known = int(known) if isinstance(known, float) and known.is_integer() else known
+    return json.dumps(known, sort_keys=True, ensure_ascii=False)
 
 
 def _digest(text: str) -> str:

@@ -36,7 +36,7 @@ class Children:
 
     def __init__(self, environment: Mapping[str, str] | None = None):
         self.environment = dict(os.environ) if environment is None else environment
-        self._running, self._stopping = set[subprocess.Popen](), False
+        self._running, self.stopping = set[subprocess.Popen](), False
 
     def run(
         self, command: Sequence[str], output: IO[bytes] | None = None, tell: Callable[[str], None] | None = None
@@ -56,7 +56,7 @@ class Children:
             start_new_session=True,
         )
         self._running.add(child)
-        if self._stopping:
+        if self.stopping:
             child.send_signal(signal.SIGTERM)
         if tell is not None and child.stdout is not None:
             for line in child.stdout:
@@ -67,6 +67,6 @@ class Children:
 
     def stop(self) -> None:
         """Ask every running command to save and stop, and those that begin later too."""
-        self._stopping = True
+        self.stopping = True
         for child in list(self._running):
             child.send_signal(signal.SIGTERM)

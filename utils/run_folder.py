@@ -17,15 +17,16 @@ from utils.errors import UserError
 from utils.file_lock import try_lock
 
 _held: dict[Path, IO[str]] = {}
+_RUN_NAME = r"\w[\w.,=+@-]{0,99}"
+_EXPECTED = (
+    "expected a folder name of at most 100 letters, digits and _ - . , = + @ that begins with a letter, digit or _"
+)
 
 
 def run_name(text: str) -> str:
     """A --run-id that is a plain folder name. Raises argparse's error if it is not, or leads out of its folder."""
-    if not re.fullmatch(r"\w[\w.,=+@-]{0,99}", text):
-        raise argparse.ArgumentTypeError(
-            f"expected a folder name of at most 100 letters, digits and _ - . , = + @ that begins with a letter, digit "
-            f"or _, got '{text}'"
-        )
+    if not re.fullmatch(_RUN_NAME, text):
+        raise argparse.ArgumentTypeError(f"{_EXPECTED}, got '{text}'")
     return text
 
 
@@ -34,6 +35,8 @@ def create_run_folder(save_dir: Path, name: str, run_id: str | None, again: bool
 
     again: a folder of `run_id` that was left before its first checkpoint is emptied and taken.
     """
+    if run_id is not None and not re.fullmatch(_RUN_NAME, run_id):
+        raise UserError(f"--run-id {run_id}: {_EXPECTED}")
     parent = save_dir / name
     parent.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
