@@ -74,12 +74,13 @@ def main() -> None:
             calibration=arguments.calibration,
         )
         table, problems = predict_files(predictor, files)
+        replaced = " (replaced)" if arguments.out.exists() else ""
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(arguments.out, table.to_csv(index=False))
         for column in table.columns[table.columns.str.endswith("/prediction")]:
             counts = ", ".join(f"{name} {n:,}" for name, n in table[column].value_counts().items())
             print(f"{column.split('/')[0]}: {counts}")
-        print(f"{len(files) - len(problems):,} images: {arguments.out}")
+        print(f"{len(files) - len(problems):,} images: {arguments.out}{replaced}")
         if problems:
             raise_all([f"{len(problems):,} of {len(files):,} images have no answer, the others are written", *problems])
 

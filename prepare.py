@@ -91,7 +91,7 @@ def _add_explore(commands: Commands) -> None:
         "of each class, as OUT/index.html and OUT/explore.json.",
     )
     add_config(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder for index.html and explore.json")
+    parser.add_argument("--out", type=Path, default=Path("explore"), help="folder for index.html and explore.json")
     parser.add_argument("--workers", type=int, default=None, help="images at once; default: one per core")
     parser.set_defaults(run=run_explore)
 

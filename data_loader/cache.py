@@ -171,8 +171,16 @@ def _complete(
             return set(found)
 
         store.add([keys[row] for row in missing], write)
-        raise_all(problems)
+        _refuse(problems)
     return store.open(keys)
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    try:
+        raise_all(problems)
+    except UserError as error:
+        way = 'mend them, or leave them out by rows of labels.corrections (field "image", to "drop")'
+        raise UserError(f"{error}\n{way}") from None
 
 
 def unreadable(files: Sequence[Path], read: ImageReader) -> dict[int, str]:
@@ -181,7 +189,7 @@ def unreadable(files: Sequence[Path], read: ImageReader) -> dict[int, str]:
 
 
 def _for_all(work: Callable[[int], object], rows: Sequence[int], name: str) -> None:
-    raise_all(list(_problems(work, rows, name, len(rows)).values()))
+    _refuse(list(_problems(work, rows, name, len(rows)).values()))
 
 
 def _problems(work: Callable[[int], object], rows: Sequence[int], name: str, total: int) -> dict[int, str]:

@@ -67,13 +67,13 @@ def audit_corrections(frames: Mapping[str, LabelFrame], file: str) -> tuple[list
 
 
 def _locate(frames: Mapping[str, LabelFrame], file: str) -> Path:
-    root = frames[""].root if "" in frames else Path()
-    for path in (root / file, Path(file).expanduser()):
+    roots = [frame.root for frame in frames.values()]
+    for path in (*(root / file for root in roots), Path(file).expanduser()):
         if path.is_file():
             return path
-    near = did_you_mean(Path(file).name, [p.name for p in root.glob("*.csv") if not p.name.startswith("._")])
-    where = f"in {root} or in {Path.cwd()}" if "" in frames else f"in {Path.cwd()}"
-    raise UserError(f"{KEY}: no file '{file}' {where}{near}")
+    tables = [p.name for root in roots for p in root.glob("*.csv") if not p.name.startswith("._")]
+    where = ", ".join([f"in {root}" for root in dict.fromkeys(roots)])
+    raise UserError(f"{KEY}: no file '{file}' {where} or in {Path.cwd()}{did_you_mean(Path(file).name, tables)}")
 
 
 def _judge(overlays: Mapping[str, Overlay], file: Path) -> list[Verdict]:
@@ -96,6 +96,9 @@ def _data_set_of(correction: Correction, overlays: Mapping[str, Overlay]) -> tup
         return "", correction.path
     if correction.path:
         name, _, path = correction.path.partition("/")
+        having = [known for known, overlay in overlays.items() if correction.path in overlay.images]
+        if name not in overlays and len(having) == 1:
+            return having[0], correction.path
         if name not in overlays:
             begins = ", ".join(f"{known}/…" for known in overlays)
             raise Unmatched(f"no image or person has this path; paths begin with the name of a data set: {begins}")

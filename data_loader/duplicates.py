@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,24 @@ def merge_duplicates(
     table = duplicates(frame, kind, folder, tell)
     merged = frame.with_rows(frame.rows.assign(group=table["group"].to_numpy()))
     return merged.note(describe(frame, table, kind))
+
+
+def identical_across(frame: LabelFrame, split: pd.Series) -> list[tuple[str, str]]:
+    """Pairs of paths whose files have the same content and are on two sides of `split`, each file in one pair. Only
+    files of the same size are read."""
+    sizes: dict[int, list[int]] = {}
+    for row, path in enumerate(frame.rows["path"]):
+        with suppress(OSError):
+            sizes.setdefault(frame.file(path).stat().st_size, []).append(row)
+    first: dict[bytes, int] = {}
+    pairs = []
+    for rows in sizes.values():
+        for row in rows if split.iloc[rows].nunique() > 1 else ():
+            content = hashlib.blake2b(frame.file(frame.rows["path"].iloc[row]).read_bytes()).digest()
+            other = first.setdefault(content, row)
+            if split.iloc[row] != split.iloc[other]:
+                pairs.append((str(frame.rows["path"].iloc[other]), str(frame.rows["path"].iloc[row])))
+    return pairs
 
 
 def duplicates(

@@ -58,6 +58,7 @@ class FaceData:
         self._labeled = frame.labeled.to_numpy()
         train = np.asarray(labels.rows("train"), dtype=np.int64)
         self.notes: list[str] = []
+        self.weights_saw: list[str] = []  # which images that are held back the run's first weights have learned
         # Nothing is drawn where there are no streams, and other data may lack the column.
         self._units = self._find_units(train) if streams and config.data_loader.one_per_group else None
         seen = self._distinct(train)[0]
@@ -213,6 +214,7 @@ class FaceData:
             "path": [str(path) for path in frame["path"]],
             "group": [str(group) for group in frame["group"]],
             "split": [str(name) for name in split],
+            "weights_saw": self.weights_saw,
         }
 
     def _loader(self, sampler: Any, workers: int, stays: bool = False) -> DataLoader:

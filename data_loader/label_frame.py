@@ -15,6 +15,7 @@ from utils.errors import UserError, did_you_mean
 from utils.files import encoded
 
 IGNORE = "ignore"  # the name in labels.merge whose rows are dropped
+UNLABELED = "unlabeled"  # the name in labels.merge whose rows lose their label for the attribute
 HIDDEN = "hidden/"  # prefix of the columns that keep labels which training must not see
 DATA_SET = "dataset"  # the column that says, where there are several data sets, which one a row is from
 
@@ -150,8 +151,9 @@ def merge_classes(frame: LabelFrame, merge: Mapping[str, Mapping[str, Sequence[s
     """Give attributes new classes: `{"forehead": {"shown": ["0", "1"], "covered": ["2"]}}`.
 
     The new class order is the order of the mapping. Every label that a row has must be named once; the rows of the
-    labels under the name `ignore` are dropped. Unlabeled rows stay. Raises UserError for a label that no row has, a
-    label that is named twice or not at all, an unknown attribute, and fewer than two classes.
+    labels under the name `ignore` are dropped, those under `unlabeled` have no label any more. Unlabeled rows stay.
+    Raises UserError for a label that no row has, a label that is named twice or not at all, an unknown attribute, fewer
+    than two classes and one without a name.
     """
     for attribute, target in merge.items():
         if attribute not in frame.classes:
@@ -165,6 +167,8 @@ def _merge_one(frame: LabelFrame, attribute: str, target: Mapping[str, Sequence[
     counts = {label: count for label, count in frame.counts(attribute).items() if count}
     owner: dict[str, str] = {}
     for name, labels in target.items():
+        if not name.strip():
+            raise UserError(f"{key}: a class needs a name; labels that mean nothing go under '{UNLABELED}'")
         if isinstance(labels, str) or not labels:
             raise UserError(f"{key}.{name}: expected a list of labels; labels are {', '.join(counts)}")
         for label in map(str, labels):
@@ -175,8 +179,11 @@ def _merge_one(frame: LabelFrame, attribute: str, target: Mapping[str, Sequence[
             owner[label] = name
     left = [f"'{label}' ({count:,} rows)" for label, count in counts.items() if label not in owner]
     if left:
-        raise UserError(f"{key}: no class for {', '.join(left)}; add to a class, or to '{IGNORE}' to drop these rows")
-    names = tuple(name for name in target if name != IGNORE)
+        raise UserError(
+            f"{key}: no class for {', '.join(left)}; add to a class, to '{UNLABELED}', or to '{IGNORE}' to drop these "
+            "rows"
+        )
+    names = tuple(name for name in target if name not in (IGNORE, UNLABELED))
     if len(names) < 2:
         raise UserError(f"{key}: needs at least two classes, has {len(names)}")
 
@@ -187,12 +194,17 @@ def _merge_one(frame: LabelFrame, attribute: str, target: Mapping[str, Sequence[
         where = values == frame.classes[attribute].index(label)
         if name == IGNORE:
             dropped |= where
-        else:
+        elif name != UNLABELED:
             merged[where] = names.index(name)
     rows = frame.rows.assign(**{attribute: merged})[~dropped].reset_index(drop=True)
     parts = [f"{name} ← {', '.join(f'{x} ({counts[str(x)]:,})' for x in target[name])}" for name in target]
     result = replace(frame, rows=rows, classes={**frame.classes, attribute: names})
-    return result.note(f"merge {attribute}: {'; '.join(parts)}")
+    result = result.note(f"merge {attribute}: {'; '.join(parts)}")
+    others = [head for head in frame.classes if head != attribute]
+    lost = {head: int((frame.rows[head][dropped] >= 0).sum()) for head in others}
+    told = ", ".join(f"{count:,} labels of {head}" for head, count in lost.items() if count)
+    advice = f"'{UNLABELED}' in place of '{IGNORE}' keeps the images"
+    return result.note(f"warning: merge {attribute}: {told} go with what is ignored; {advice}") if told else result
 
 
 def filter_rows(frame: LabelFrame, filters: Sequence[str]) -> LabelFrame:

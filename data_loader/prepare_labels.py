@@ -129,7 +129,7 @@ def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = 
     """
     frame = read_labels(config, tell)
     if split is None:
-        split, note = draw_split(config, frame)
+        split, note = _draw_or_explain(config, frame)
         frame = frame.note(note) if note else frame
     check_leakage(frame, split)
     if hide and config.labels.train is not None:
@@ -137,6 +137,14 @@ def prepare_labels(config: Config, split: pd.Series | None = None, hide: bool = 
             frame = shift_age_boundary(frame, split, config.labels.train.age_boundaries)
         frame = drop_near_boundary(frame, split, config.labels.train.drop_ages)
     return Labels(_hide(config, frame, split) if hide else frame, split)
+
+
+def _draw_or_explain(config: Config, frame: LabelFrame) -> tuple[pd.Series, str]:
+    """`draw_split`, whose error comes with the warnings about the data, which may be the reason."""
+    try:
+        return draw_split(config, frame)
+    except UserError as error:
+        raise type(error)("\n".join([str(error), *(n for n in frame.history if n.startswith("warning"))])) from None
 
 
 def _hide(config: Config, frame: LabelFrame, split: pd.Series) -> LabelFrame:

@@ -102,7 +102,8 @@ def make_folds(
     names = [f"fold {number}" for number in range(1, folds + 1)]
     fold_of = _deal(groups[pool], strata[pool], dict.fromkeys(names, 1 / folds), seed)
     fold = frame.rows["group"].map(fold_of).where(inside)
-    check_classes(frame, fold, names, f"split.folds {folds}", "use fewer folds", inside)
+    advice = "use fewer folds" if folds > 2 else "use a drawn split"
+    check_classes(frame, fold, names, f"split.folds {folds}", advice, inside)
     return fold.map({name: number for number, name in enumerate(names, start=1)}).fillna(0).astype(np.int64)
 
 
@@ -208,7 +209,7 @@ def check_classes(
     within: np.ndarray | None = None,
 ) -> None:
     """Raises UserError, beginning with `given`, if a class that any row (of `within`) has is missing on a side."""
-    lines = []
+    lines, scarce = [], list[str]()
     for attribute, names in frame.classes.items():
         for index, name in enumerate(names):
             held = frame.rows[attribute] == index
@@ -216,11 +217,16 @@ def check_classes(
             lacking = [side for side in sides if held.any() and not (held & (split == side)).any()]
             for side in lacking[:1]:
                 groups = frame.rows["group"][held].nunique()
+                scarce += [attribute] if groups >= len(sides) else []
                 lines.append(
                     f"class '{name}' of {attribute} ({held.sum():,} rows, {groups:,} groups) has none in {side}"
                 )
     if lines:
-        raise UserError(f"{given}: {'; '.join(lines)}; label more of it, merge the class, or {advice}")
+        alone = len(frame.classes) > 1 and scarce
+        ways = [f'set split.stratify=["{scarce[0]}"] to deal out its classes alone'] if alone else []
+        raise UserError(
+            f"{given}: {'; '.join(lines)}; {', '.join([*ways, 'label more of it'])}, merge the class, or {advice}"
+        )
 
 
 def check_leakage(frame: LabelFrame, split: pd.Series, where: str = "split") -> None:

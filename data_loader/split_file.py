@@ -74,6 +74,7 @@ def reuse_split(path: Path, frame: LabelFrame, only_train: Collection[str] = ())
     except UserError as error:
         raise UserError(f"split.from: {error}") from None
     paths = frame.rows["path"]
+    table = _of_data_set(table, frame)
     split = paths.map(table["split"]).rename("split")
     new, gone = int(split.isna().sum()), len(table.index.difference(pd.Index(paths)))
     if new == len(frame):
@@ -93,6 +94,18 @@ def reuse_split(path: Path, frame: LabelFrame, only_train: Collection[str] = ())
     changed += [f"{new:,} new ones follow their group, or are for training"] if new else []
     changed += [f"{moved:,} of data sets that are for training only are in training now"] if moved else []
     return split, "; ".join([f"split: as in {path}; nothing is drawn", *changed])
+
+
+def _of_data_set(table: pd.DataFrame, frame: LabelFrame) -> pd.DataFrame:
+    """The table of a run on one data set, by the names that its images have among several: NAME/path. As it is where
+    its names are known, or more than one data set has them."""
+    if not frame.roots or table.index.isin(frame.rows["path"]).any():
+        return table
+    names = [name for name in frame.roots if (f"{name}/" + table.index.astype(str)).isin(frame.rows["path"]).any()]
+    if len(names) != 1:
+        return table
+    renamed = table.set_axis(f"{names[0]}/" + table.index.astype(str))
+    return renamed.assign(group=f"{names[0]}/" + renamed["group"])
 
 
 def split_digest(frame: LabelFrame, split: pd.Series) -> str:

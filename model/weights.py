@@ -115,7 +115,8 @@ class WeightReport:
         ):
             if keys:
                 parts.append(f"{title}: {_first(keys)}")
-        return f"weights {self.path}: " + "; ".join([*parts, *self.notes])
+        left = "; the file's classifiers are left out" if any(map(CLASSIFIER.search, self.unexpected)) else ""
+        return f"weights {self.path}: " + "; ".join([*parts, *self.notes]) + f"; the heads start at random{left}"
 
 
 class WeightFile:

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 from utils.errors import UserError
 from utils.joint import JOINT, has_joint
 
-FEW_GROUPS = 20
+FEW_GROUPS, FEW_IMAGES = 20, 3
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,26 @@ def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def difference_of_f1(
+    one: HeadPrediction, other: HeadPrediction, groups: Sequence[Any] | np.ndarray, rounds: int = 1000, seed: int = 0
+) -> list[float] | None:
+    """95 % interval of macro F1 of `one` minus that of `other`, on the same images: percentiles over resamples of whole
+    groups; None for a single group."""
+    labeled, count = one.labeled, len(one.classes)
+    codes = np.unique(_codes(groups)[labeled], return_inverse=True)[1]
+    if codes.max(initial=0) < 1:
+        return None
+    draws = np.random.default_rng(seed).multinomial(
+        codes.max() + 1, np.full(codes.max() + 1, 1 / (codes.max() + 1)), rounds
+    )
+    f1 = []
+    for head in (one, other):
+        of_groups = np.zeros((codes.max() + 1, count * count))
+        np.add.at(of_groups, (codes, head.labels[labeled] * count + head.predictions[labeled]), 1)
+        f1.append(scores((draws @ of_groups).reshape(rounds, count, count))["macro_f1"])
+    return [float(edge) for edge in np.percentile(f1[0] - f1[1], [2.5, 97.5])]
+
+
 def reliability(head: HeadPrediction, bins: int = 15) -> pd.DataFrame:
     """Labeled images binned by confidence: columns low, high, count, confidence, accuracy (NaN in an empty bin)."""
     confidence = head.confidence[head.labeled]
@@ -219,6 +239,10 @@ def _warnings(classes: tuple[str, ...], support: np.ndarray, predicted: np.ndarr
         found.append(f"all {total:,} predictions are '{classes[int(predicted.argmax())]}'")
     elif never:
         found.append(f"never predicted, though labeled: {_listed(never)}")
+    few = [f"'{classes[i]}' ({support[i]:,})" for i in np.flatnonzero((support > 0) & (support < FEW_IMAGES))]
+    if few:
+        share = "half" if (support > 0).sum() == 2 else f"1/{(support > 0).sum()}"
+        found.append(f"few images: {_listed(few)}, each with {share} of the macro F1, so that it is mostly chance")
     missing = [f"'{classes[i]}'" for i in np.flatnonzero(support == 0)]
     if missing:
         found.append(f"no image is labeled {_listed(missing)}: recall is unknown there")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from report.evaluation import HeadPrediction, evaluate_head, joint_head
+from report.evaluation import HeadPrediction, difference_of_f1, evaluate_head, joint_head
 from report.table import align, score
 from report.vote import VOTES, combine
 
@@ -18,8 +18,8 @@ _TITLES = ("accuracy", "macro F1", "balanced accuracy")
 def vote_summary(models: Sequence[Sequence[HeadPrediction]], groups: Sequence[Any]) -> dict[str, Any]:
     """Scores of several models of the same heads on the same rows, ready for JSON.
 
-    {"images": N, "heads": {HEAD: {"single": [scores of each], "mean", "soft", "hard", "says": a sentence}}}; several
-    heads have a `joint` one as well.
+    {"images": N, "heads": {HEAD: {"images": labeled ones, "single": [scores of each], "mean", "soft", "hard",
+    "soft_minus_best": 95 % interval of the macro F1, "says": a sentence}}}; several heads have a `joint` one as well.
     """
     alone = [_scores(heads, groups) for heads in models]
     together = {vote: _scores(combine(models, vote), groups) for vote in VOTES}
@@ -28,8 +28,16 @@ def vote_summary(models: Sequence[Sequence[HeadPrediction]], groups: Sequence[An
         single = [of_model[name] for of_model in alone]
         mean = {key: float(np.mean([scores[key] for scores in single])) for key in SCORES}
         heads[name] = {"single": single, "mean": mean, **{vote: together[vote][name] for vote in VOTES}}
+        best = int(np.argmax([scores["macro_f1"] for scores in single]))
+        soft, of_best = _named(combine(models, "soft"), name), _named(models[best], name)
+        heads[name] |= {"images": int(soft.labeled.sum()), "soft_minus_best": difference_of_f1(soft, of_best, groups)}
         heads[name]["says"] = verdict(heads[name])
     return {"images": len(groups), "heads": heads}
+
+
+def _named(heads: Sequence[HeadPrediction], name: str) -> HeadPrediction:
+    joint = joint_head(heads)
+    return next(head for head in [*heads, *([joint] if joint else [])] if head.name == name)
 
 
 def verdict(head: dict[str, Any]) -> str:
@@ -39,7 +47,11 @@ def verdict(head: dict[str, Any]) -> str:
     found = f"soft voting reaches a macro F1 of {soft:.3f}"
     one = f"the best single model, fold {f1.index(best) + 1}, {best:.3f}"
     if soft >= best:
-        return f"{found}; {one}: voting is {'better' if soft > best else 'as good'}"
+        low, high = head.get("soft_minus_best") or (None, None)
+        if low is not None and low > 0:
+            return f"{found}; {one}: voting is better"
+        span = "" if low is None else f", which may be chance (95 %: {low:+.3f} to {high:+.3f})"
+        return f"{found}; {one}: voting is {'no worse' if soft > best else 'as good'}{span if soft > best else ''}"
     if soft >= mean:
         return (
             f"{found}, less than {one}, and no less than the mean of the single models, {mean:.3f}: which one is best "
@@ -52,7 +64,9 @@ def format_vote(summary: dict[str, Any] | None) -> str:
     """Text for the terminal from `vote_summary`; without a test split, how to get one."""
     if summary is None:
         return "the votes of the folds are not compared: there is no test split that none has seen (split.test)"
-    return "\n\n".join(_head_block(name, head, summary["images"]) for name, head in summary["heads"].items())
+    return "\n\n".join(
+        _head_block(name, head, head.get("images", summary["images"])) for name, head in summary["heads"].items()
+    )
 
 
 def _scores(heads: Sequence[HeadPrediction], groups: Sequence[Any]) -> dict[str, dict[str, float]]:

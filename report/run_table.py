@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t
 
-from report.run_files import read_runs
+from report.run_files import Run, read_runs
 from report.runs import Comparison, Entry, Experiment, compare, experiments, table_of
 from report.submissions import LEDGER, leaderboard, read_ledger
 from report.table import align
 from utils.config import Change
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.run_folder import save_dir_of
+from utils.run_folder import best_checkpoint, save_dir_of
 
 MOST_CHANGES, LONGEST = 4, 32
 Boards = Mapping[Path, tuple[str, str]]  # public and private score by a run's folder
@@ -51,16 +52,25 @@ def format_runs(compared: Comparison, boards: Boards) -> str:
     told = ["(this one)" if entry.run is reference else describe(entry.changes) for entry in entries]
     told = ["; ".join([*compared.caveats(entry.run), text]) for entry, text in zip(entries, told)]
     lines = _with_text(rows, [f"changed from {reference.name}", *told])
-    blocks = ["\n".join([f"{compared.metric}, {len(entries)} run{'s' * (len(entries) > 1)}", *lines])]
+    first = [f"the first one's best checkpoint: {found}" for found in _checkpoint(entries[0].run)] if entries else []
+    blocks = ["\n".join([f"{compared.metric}, {len(entries)} run{'s' * (len(entries) > 1)}", *lines, *first])]
     groups = experiments(compared)
     if groups:
         control = next((group for group in groups if not group.changes and not group.caveats), None)
-        rows = [("seeds", "best", "last", "difference", "standard error", "pairs")]
+        rows = [("seeds", "best", "last", "difference", "± 95 %", "pairs")]
         rows += [_means(group, control) for group in groups]
         texts = ["; ".join([*group.caveats, describe(group.changes)]) for group in groups]
         lines = _with_text(rows, [f"changed from {reference.name}", *texts])
         blocks.append("\n".join(["finished runs that differ in their seed only: mean ± deviation", *lines]))
     return "\n\n".join(blocks)
+
+
+def _checkpoint(run: Run) -> list[str]:
+    """What to give test.py: the best checkpoint, or the folds' (as a pattern)."""
+    if run.folds is not None:
+        return [f"{run.folder}-fold*/checkpoints/best.pth"]
+    best = best_checkpoint(run.folder)
+    return [str(best)] if best.is_file() else []
 
 
 def describe(changes: Sequence[Change]) -> str:
@@ -111,7 +121,8 @@ def _cells(entry: Entry, boards: Boards) -> tuple[str, ...]:
 
 
 def _means(group: Experiment, control: Experiment | None) -> tuple[str, ...]:
-    """Of one experiment and, over the seeds that it has in common with the control's, the mean difference."""
+    """Of one experiment and, over the seeds that it has in common with the control's, the mean difference and half of
+    its 95 % interval by Student's t: with two pairs 12.7 standard errors."""
     entries = group.entries
     cells = (str(len(entries)), _mean([entry.best for entry in entries]), _mean([entry.last for entry in entries]))
     if control is None or control is group or group.caveats:
@@ -120,8 +131,10 @@ def _means(group: Experiment, control: Experiment | None) -> tuple[str, ...]:
     known = np.array([e.best - of_control[e.run.seed] for e in entries if e.run.seed in of_control])
     if not len(known):
         return (*cells, "", "", "")
-    error = f"{known.std(ddof=1) / math.sqrt(len(known)):.4f}" if len(known) > 1 else "–"
-    return (*cells, f"{known.mean():+.4f}", error, str(len(known)))
+    interval = "–"
+    if len(known) > 1:
+        interval = f"{t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)):.4f}"
+    return (*cells, f"{known.mean():+.4f}", interval, str(len(known)))
 
 
 def _mean(scores: Sequence[float]) -> str:

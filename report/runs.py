@@ -88,13 +88,18 @@ def compare(runs: Sequence[Run], metric: str | None = None, against: Path | None
     entries = [_entry(run, name) for run in runs]
     for entry in entries:
         changes = tree_changes(reference.config, entry.run.config)
-        entry.changes = [change for change in changes if not is_about(str(change), UNIMPORTANT)]
+        entry.changes = [c for c in changes if not is_about(str(c), UNIMPORTANT) and not _is_measured(c)]
     measured = any(name in run.columns for run in runs) or not all(math.isnan(entry.best) for entry in entries)
     if metric is not None and not measured:
         there = sorted({column for run in runs for column in run.columns if column.startswith("valid/")})
         raise UserError(f"--metric {metric}: no run has it{did_you_mean(metric, there)}")
     order = sorted(entries, key=lambda entry: (math.isnan(entry.best), -sign * entry.best))
     return Comparison(name, reference, order)
+
+
+def _is_measured(change: Change) -> bool:
+    """A number format that one run has found out and the other, as the folds' common config, leaves open."""
+    return change.key == "trainer.precision" and '"auto"' in (change.before, change.after)
 
 
 def experiments(compared: Comparison) -> list[Experiment]:

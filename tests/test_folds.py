@@ -193,7 +193,8 @@ def test_a_checkpoint_is_scored_without_the_file_that_its_split_came_from(tmp_pa
     path.unlink()
     run_dir = tmp_path / "saved" / "tiny" / "x"
     done = in_process("test.py", "--resume", str(run_dir), "-d", "cpu")
-    assert done.code == 0 and "note" not in done.out, done.err
+    assert done.code == 0 and done.out.count("note: ") == 1, done.out + done.err
+    assert "note: the epoch that is scored was chosen on these images" in done.out
     scored = pd.read_csv(run_dir / "report" / "predictions.csv")["path"]
     assert set(scored) == set(drawn.frame.rows["path"][drawn.split == "valid"])
 
@@ -286,7 +287,7 @@ def check_the_vote(folder: Path, said: str) -> None:
 @pytest.mark.parametrize(
     ("single", "soft", "says"),
     [
-        ([0.7, 0.8, 0.75], 0.82, "a macro F1 of 0.820; the best single model, fold 2, 0.800: voting is better"),
+        ([0.7, 0.8, 0.75], 0.82, "a macro F1 of 0.820; the best single model, fold 2, 0.800: voting is no worse"),
         ([0.7, 0.8, 0.75], 0.8, "voting is as good"),
         ([0.7, 0.8, 0.75], 0.76, "0.760, less than the best single model, fold 2, 0.800, and no less than the mean"),
         ([0.7, 0.8, 0.75], 0.74, "0.740, less than the mean of the single models, 0.750: do not vote"),
@@ -295,6 +296,9 @@ def check_the_vote(folder: Path, said: str) -> None:
 def test_what_a_vote_is_worth_is_said_plainly(single, soft, says):
     head = {"single": [{"macro_f1": value} for value in single], "mean": {"macro_f1": 0.75}, "soft": {"macro_f1": soft}}
     assert says in verdict(head)
+    if soft == 0.82:
+        assert verdict({**head, "soft_minus_best": [0.001, 0.04]}).endswith("voting is better")
+        assert verdict({**head, "soft_minus_best": [-0.01, 0.05]}).endswith("may be chance (95 %: -0.010 to +0.050)")
     assert "there is no test split" in format_vote(None)
 
 

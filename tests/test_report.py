@@ -458,7 +458,7 @@ def test_gallery_shows_the_surest_mistakes_first(report):
     wrong = np.flatnonzero((head.labels == 0) & (head.predictions == 1))
     order = wrong[np.argsort(-head.confidence[wrong])]
     cell = html.split('id="fore_head.0.1"')[1].split("<h4")[0].split("<h3")[0]
-    assert re.findall(r"<span>&lt;b&gt;(\d+)\.png</span>", cell) == [str(row) for row in order[:24]]
+    assert re.findall(r"<span>\w+/&lt;b&gt;(\d+)\.png</span>", cell) == [str(row) for row in order[:24]]
     assert cell.count("no image") == (order[:24] >= 60).sum() > 0
     assert cell.count("data:image/jpeg") == (order[:24] < 60).sum() > 0
 

@@ -14,11 +14,18 @@ import pytest
 import torch
 
 from base.monitor import Monitor
+from data_loader.label_frame import LabelFrame, merge_classes
+from data_loader.prepare_labels import prepare_labels
+from data_loader.readers import LabelCSV
+from data_loader.split import check_classes
+from data_loader.split_file import write_split
 from report.evaluation import HeadPrediction
 from report.slices import slice_columns, slice_scores
 from report.suspects import read_predictions
 from tests.face_runs import draw_faces, train
+from tests.test_split import frame_of
 from tests.test_submission import AGE, GENDER, MASK, ColourReader, evaluation_images
+from trainer import session
 from trainer.build import build_trainer
 from trainer.evaluate import Loaded
 from trainer.label_checks import check_losses
@@ -316,3 +323,141 @@ def test_scores_are_given_apart_for_each_value_of_a_column(faces, tmp_path, in_p
     assert floats == {"x": ["100", "20", "(none)", "3.5"]}
     head = HeadPrediction("h", ("a", "b"), np.zeros(4, np.int64), np.full((4, 2), 0.5))
     assert list(slice_scores([head], list("pqrs"), floats)["x"]) == ["3.5", "20", "100", "(none)"]
+
+
+# Labels and groups as people write them ------------------------------------------------------------------------------
+
+
+def table_of(folder: Path, text: str, **args: object) -> LabelFrame:
+    for name in ("a", "b", "c", "d"):
+        (folder / f"{name}.png").touch()
+    (folder / "t.csv").write_text(text)
+    return LabelCSV(str(folder), "t.csv", ["glasses"], **args)
+
+
+def test_persons_that_are_written_in_two_ways_and_blank_ones_are_said(tmp_path):
+    text = "path,who,glasses\na.png,Anna B,yes\nb.png,anna  b,no\nc.png,,yes\nd.png,Ben,no\n"
+    said = "\n".join(table_of(tmp_path, text, group="who").history)
+    assert "column 'who', 4 groups; 1 cells are blank, and each of these images is for itself" in said
+    assert "warning: column 'who': 2 groups differ from another in capital letters or blanks only" in said
+    assert "(such as 'Anna B' and 'anna  b')" in said
+    apart = "\n".join(table_of(tmp_path, text.replace("anna  b", "Anna C"), group="who").history)
+    assert "warning" not in apart
+
+
+def test_labels_that_mean_nothing_lose_their_meaning_and_not_the_image(tmp_path):
+    text = "path,glasses,hat\na.png,yes,on\nb.png,?,off\nc.png,no,on\nd.png,n/a,on\n"
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.png").touch()
+    (tmp_path / "t.csv").write_text(text)
+    frame = LabelCSV(str(tmp_path), "t.csv", ["glasses", "hat"])
+    merged = merge_classes(frame, {"glasses": {"yes": ["yes"], "no": ["no"], "unlabeled": ["?", "n/a"]}})
+    assert merged.classes["glasses"] == ("yes", "no") and list(merged.rows["glasses"]) == [0, -1, 1, -1]
+    assert len(merged) == 4 and (merged.rows["hat"] >= 0).all() and "warning" not in merged.history[-1]
+    ignored = merge_classes(frame, {"glasses": {"yes": ["yes"], "no": ["no"], "ignore": ["?", "n/a"]}})
+    assert (
+        len(ignored) == 2 and "warning: merge glasses: 2 labels of hat go with what is ignored" in ignored.history[-1]
+    )
+    with pytest.raises(UserError, match=r"labels\.merge\.glasses: a class needs a name"):
+        merge_classes(frame, {"glasses": {"yes": ["yes"], "no": ["no"], " ": ["?", "n/a"]}})
+
+
+def test_an_image_that_is_listed_twice_has_the_label_that_one_row_knows(tmp_path):
+    frame = table_of(tmp_path, "path,glasses,hat\na.png,,x\nb.png,no,y\na.png,yes,z\n")
+    assert list(frame.rows["path"]) == ["a.png", "b.png"] and frame.describe("glasses").startswith(
+        "glasses: no (1), yes (1)"
+    )
+    with pytest.raises(UserError, match="listed more than once with different labels"):
+        table_of(tmp_path, "path,glasses,hat\na.png,,x\na.png,no,y\na.png,yes,z\n")
+
+
+def test_a_split_that_fails_says_what_helps_and_what_the_reader_warned_of(faces, tmp_path):
+    lines = (faces / "faces" / "labels.csv").read_text().splitlines()
+    lines[1] = lines[1].replace("female", "Male").replace("male", "Male")
+    shutil.copytree(faces / "faces", tmp_path / "faces")
+    (tmp_path / "faces" / "labels.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError) as error:
+        prepare_labels(config_of(tmp_path, attributes=["gender"]))
+    first, *more = str(error.value).splitlines()
+    assert "class 'Male' of gender (1 rows, 1 groups) has none in" in first and "split.stratify" not in first
+    assert len(more) == 1 and "the classes 'Male' and 'male' differ in capital letters only" in more[0]
+    # Two groups of a class, which joint strata may deal to one side.
+    frame = frame_of({"g": np.array([0, 1, 0, 1, 0, 0]), "h": np.array([0, 1, 1, 0, 1, 0])})
+    split = pd.Series(["train", "train", "train", "train", "valid", "valid"])
+    said = r"\(2 rows, 2 groups\) has none in valid; set split.stratify=\[\"g\"\] to deal out its classes alone, "
+    with pytest.raises(UserError, match=said):
+        check_classes(frame, split, ["train", "valid"], "split.valid 0.2", "change the shares")
+
+
+# Weights that know the validation images ------------------------------------------------------------------------------
+
+
+def test_weights_that_have_learned_the_validation_images_are_said_now_and_when_the_run_is_tested(faces, in_process):
+    first = train(faces, "known", ["gender"])
+    weights = f"arch.args.weights={first}"
+    other = notes_of(config_of(faces, weights, "split.seed=3", attributes=["gender"], group="person"))
+    split = pd.read_csv(first.parents[1] / "split.csv").set_index("path")
+    config = config_of(faces, weights, "split.seed=3", attributes=["gender"], group="person")
+    labels = prepare_labels(config)
+    held = labels.frame.rows["group"][(labels.split == "valid").to_numpy() & labels.frame.labeled.to_numpy()]
+    seen = held.isin(set(split["group"][split["split"] == "train"])).sum()
+    assert 0 < seen < len(held)
+    told = f"{seen} of {len(held)} images of 'valid' have the names of images (or groups) that {first} was trained on"
+    assert f"warning: {told}; scores are too good" in other
+    same = f"split.from={first.parents[1] / 'split.csv'}"
+    assert "was trained on" not in notes_of(config_of(faces, weights, same, attributes=["gender"], group="person"))
+
+    made = session.train(config, run_id="leaky")
+    made.train()
+    made.logger.close()
+    run_dir = faces / "saved" / "x" / "leaky"
+    said = in_process("test.py", "--resume", str(run_dir))
+    assert said.code == 0 and f"started from weights that may know them: {told}" in said.out, said.out + said.err
+    again = in_process("train.py", "-r", str(run_dir), "-s", "trainer.epochs=3")
+    assert again.code == 0 and (run_dir / "train.log").read_text().count(told) == 2
+    assert load_checkpoint(run_dir / "checkpoints" / "last.pth")["data"]["weights_saw"] == [told]
+
+
+def test_a_check_says_which_files_have_a_copy_on_another_side_of_the_split(faces, tmp_path):
+    shutil.copytree(faces / "faces", tmp_path / "faces")
+    config = config_of(tmp_path, attributes=["gender"], group="person")
+    labels = prepare_labels(config)
+    assert not any("have a copy" in line for line in session.check(config, "cpu"))
+    held = labels.frame.rows["path"][(labels.split == "valid").to_numpy()].iloc[0]
+    table = tmp_path / "faces" / "labels.csv"
+    for number in range(3):  # one of three new persons at least is for training
+        shutil.copy(tmp_path / "faces" / held, tmp_path / "faces" / "images" / f"copy{number}.png")
+        table.write_text(table.read_text() + f"images/copy{number}.png,new{number},wear,male,<30,20\n")
+    said = "\n".join(session.check(config, "cpu"))
+    assert "have a copy on another side of the split (such as" in said and 'labels.duplicates "exact"' in said
+
+
+def test_classes_that_say_nothing_are_warned_of(tmp_path):
+    said = "\n".join(table_of(tmp_path, "path,glasses\na.png,yes\nb.png,N/A\nc.png,no\nd.png,?\n").history)
+    assert "warning: column 'glasses': '?', 'N/A' is a class like the others" in said
+    assert """say so in labels.merge: "unlabeled": ["?", "N/A"]""" in said
+
+
+def test_what_belongs_to_one_data_set_serves_a_list_with_it(faces, tmp_path):
+    """Unlabeled images are added: validation images and corrections stay what they were."""
+    config = config_of(faces, attributes=["gender"], group="person")
+    labels = prepare_labels(config)
+    write_split(tmp_path / "split.csv", labels.frame, labels.split)
+    (faces / "faces" / "fixes.csv").write_text("path,id,field,from,to,why\nimages/00.png,,gender,,unsure,x\n")
+    (tmp_path / "more").mkdir()
+    cv2.imwrite(str(tmp_path / "more" / "0.png"), np.zeros((8, 8, 3), np.uint8))
+    tree = config.to_dict()
+    tree["dataset"] = [
+        {**tree["dataset"], "name": "own", "attributes": None},
+        {"type": "UnlabeledImages", "name": "more", "args": {"root": str(tmp_path / "more")}},
+    ]
+    tree["dataset"][0] = {key: value for key, value in tree["dataset"][0].items() if value is not None}
+    tree["split"] = {"from": str(tmp_path / "split.csv")}
+    tree["labels"]["corrections"] = "fixes.csv"
+    both = prepare_labels(config_from_dict(tree, "x.json"))
+    sides = dict(zip(both.frame.rows["path"], both.split))
+    assert {path: sides[f"own/{path}"] for path in labels.frame.rows["path"]} == dict(
+        zip(labels.frame.rows["path"], labels.split)
+    )
+    assert sides["more/0.png"] == "train" and int(both.frame.rows["gender"].iloc[0]) == -1
+    (faces / "faces" / "fixes.csv").unlink()

@@ -31,6 +31,7 @@ from trainer.label_checks import (
 )
 from trainer.optimizer import build_optimizer
 from trainer.schedule import build_scheduler, check_schedule_reaches, warm_up_notes
+from trainer.seen_images import seen_by_weights
 from trainer.speed import check_speed, choose_speed, record_precision
 from trainer.workers import choose_workers
 from utils.command import OUT_OF_MEMORY
@@ -119,6 +120,7 @@ def build_trainer(
     record_precision(trainer)
     if config.data_loader.num_workers == "auto" and batches is data:
         measured += choose_workers(trainer, data)
+    data.weights_saw = state["data"].get("weights_saw", []) if state is not None else seen_by_weights(config, labels)
     weights = getattr(model, "weight_report", None)
     notes = [
         *labels.frame.history,
@@ -131,6 +133,11 @@ def build_trainer(
         *warm_up_notes(config, trainer),
         *_short_notes(config),
         *([weights.line()] if weights else []),
+        *(
+            f"warning: {seen}; scores are too good where these are the same images: keep that run's split with "
+            "split.from (its split.csv)"
+            for seen in data.weights_saw
+        ),
     ]
     if is_frozen(model) and config.data_loader.feature_views is None:
         notes.append(

@@ -182,6 +182,11 @@ def test_checkpoints(
     ]
     rows, said = common_rows(models, split)
     notes += said
+    if split == "valid" and any(_was_chosen_on_valid(loaded) for loaded, _ in models):
+        notes.append(
+            "the epoch that is scored was chosen on these images (trainer.monitor), so the scores flatter a little; a "
+            "test split (split.test) is for scores that nothing was chosen by"
+        )
     ages = known_ages(models, rows, near_years)
     frame = models[0][1].frame
     heads_of_all = {head for loaded, _ in models for head in loaded.classes}
@@ -223,6 +228,10 @@ def test_checkpoints(
         by=slices,
     )
     return metrics, out, notes
+
+
+def _was_chosen_on_valid(loaded: Loaded) -> bool:
+    return " valid/" in loaded.config.trainer.monitor and not loaded.path.name.startswith("last")
 
 
 def _with_heads(loaded: Loaded, labels: Labels) -> Labels:

@@ -69,7 +69,8 @@ def explore(
         "duplicates": data_check.exact_duplicates(parts, facts, split),
         "history": list(history),
     }
-    check["problems"] = [*refused, *data_check.find_problems(check, config.views.shape)]
+    warned = [note.removeprefix("warning: ") for note in history if note.startswith("warning: ")]
+    check["problems"] = [*refused, *data_check.find_problems(check, config.views.shape), *warned]
     kinds = " + ".join(part.type for _, part in config.data_sets)
     source = ", ".join([kinds, *map(str, frame.folders.values())])
     views = [] if split is None or wrong else _views(config, frame, split.to_numpy() == "train", facts)

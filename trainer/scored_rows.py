@@ -32,15 +32,18 @@ def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.n
     A row whose image or group was trained on is never in `valid` or `test`; a row that the checkpoint does not know
     is in none of its splits.
     """
+    rows, notes = _rows_of(labels, known, split)
+    seen = known.get("weights_saw", []) if split in ("valid", "test") else []
+    return rows, [*notes, *(f"the model started from weights that may know them: {line}" for line in seen)]
+
+
+def _rows_of(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.ndarray, list[str]]:
     frame = labels.frame.rows
     everything = np.arange(len(frame))
     if split == "all":
         return everything, []
     if split_digest(labels.frame, labels.split) == known["digest"]:
-        now, then = valid_label_digests(labels.frame, labels.split), known.get("valid_labels") or {}
-        changed = sorted(head for head in then if head != JOINT and now.get(head, then[head]) != then[head])
-        said = f"labels of validation images have changed since this model was trained ({', '.join(changed)})"
-        notes = [f"{said}; scored is by today's"] if changed and split == "valid" else []
+        notes = _changed_labels(labels, labels.split, known) if split == "valid" else []
         return everything[(labels.split == split).to_numpy()], notes
     stored = dict(zip(known["path"], known["split"]))
     trained_groups = {g for g, s in zip(known["group"], known["split"]) if s == "train"}
@@ -49,11 +52,19 @@ def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.n
     if split != "train":
         chosen = chosen & ~frame["group"].isin(trained_groups).to_numpy()
     new, gone = int(of_row.isna().sum()), len(set(stored) - set(frame["path"]))
+    relabeled = _changed_labels(labels, of_row.fillna(""), known) if split == "valid" and not new and not gone else []
     note = (
         f"the data or its split has changed since this model was trained ({new:,} new images, {gone:,} gone); scored "
         f"are the {int(chosen.sum()):,} images that belonged to '{split}' then; --split all scores every labeled image"
     )
-    return everything[chosen], [note]
+    return everything[chosen], [note, *relabeled]
+
+
+def _changed_labels(labels: Labels, split: pd.Series, known: dict[str, Any]) -> list[str]:
+    now, then = valid_label_digests(labels.frame, split), known.get("valid_labels") or {}
+    changed = sorted(head for head in then if head != JOINT and now.get(head, then[head]) != then[head])
+    said = f"labels of validation images have changed since this model was trained ({', '.join(changed)})"
+    return [f"{said}; scored is by today's"] if changed else []
 
 
 def common_rows(models: Sequence[tuple[Trained, Labels]], split: str) -> tuple[list[np.ndarray], list[str]]:

@@ -15,7 +15,8 @@ import torch
 
 from base.base_dataset import to_device
 from base.base_trainer import BaseTrainer
-from data_loader.prepare_labels import read_labels
+from data_loader.duplicates import identical_across
+from data_loader.prepare_labels import Labels, read_labels
 from data_loader.split_file import read_split, write_split
 from logger.environment import environment
 from logger.run_logger import RunLogger
@@ -100,6 +101,7 @@ def check(config: Config, device_name: str) -> list[str]:
     steps = trainer.steps_per_epoch
     lines = [
         *built.notes,
+        *_copies(built.labels),
         _on_what(trainer.config, seen),
         *_disk_notes(trainer),
         f"{steps} steps an epoch, {config.trainer.epochs} epochs; {_memory(device)}",
@@ -107,6 +109,15 @@ def check(config: Config, device_name: str) -> list[str]:
         f"{config.name}: everything is in order",
     ]
     return lines
+
+
+def _copies(labels: Labels) -> list[str]:
+    pairs = identical_across(labels.frame, labels.split)
+    return [
+        f"warning: {len(pairs):,} files have a copy on another side of the split (such as {' and '.join(pair)}), so "
+        'scores are too good; labels.duplicates "exact" keeps them together'
+        for pair in pairs[:1]
+    ]
 
 
 def _time_step(trainer: BaseTrainer, batch: Any) -> float:

@@ -24,6 +24,7 @@ from data_loader.readers.table import (
 )
 from utils.errors import UserError, did_you_mean
 
+SAYS_NOTHING = ("?", "-", "n/a", "na", "null", "unknown", "tbd")
 OWN = ("path", "group", "split")  # columns with a meaning of their own
 
 
@@ -68,7 +69,10 @@ def LabelCSV(
     if group:
         people = normalised(table[group])
         rows["group"] = people.where(people != "", table[path])
-        notes.append(f"group: column '{group}', {rows['group'].nunique():,} groups")
+        blank = int((people == "").sum())
+        alone = f"; {blank:,} cells are blank, and each of these images is for itself" if blank else ""
+        notes.append(f"group: column '{group}', {rows['group'].nunique():,} groups{alone}")
+        notes += _nearly_same_groups(people[people != ""], group)
     names: dict[str, tuple[str, ...]] = {}
     for attribute in attributes:
         names[attribute] = _classes_of(table[attribute], classes.get(attribute), f"{file}: column '{attribute}'")
@@ -110,13 +114,34 @@ def _relative(cells: pd.Series, file: Path) -> pd.Series:
     return paths
 
 
+def _nearly_same_groups(people: pd.Series, column: str) -> list[str]:
+    """About groups that only capital letters and blanks tell apart: their images may come on two sides of the split."""
+    names = people.drop_duplicates()
+    alike = names.str.casefold().str.split().str.join(" ")
+    twins = names[alike.duplicated(keep=False).to_numpy()]
+    if not len(twins):
+        return []
+    first = " and ".join(f"'{name}'" for name in twins[alike[twins.index] == alike[twins.index[0]]][:2])
+    return [
+        f"warning: column '{column}': {len(twins):,} groups differ from another in capital letters or blanks only "
+        f"(such as {first}); if they are the same, scores are too good: write them alike"
+    ]
+
+
 def _nearly_same(names: tuple[str, ...]) -> list[str]:
-    """About classes that only capital letters tell apart."""
+    """About classes that only capital letters tell apart, and such as say nothing."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.casefold(), []).append(name)
     twins = (" and ".join(f"'{name}'" for name in same) for same in groups.values() if len(same) > 1)
-    return [f"the classes {text} differ in capital letters only; labels.merge makes one of them" for text in twins]
+    found = [f"the classes {text} differ in capital letters only; labels.merge makes one of them" for text in twins]
+    nothing = ", ".join(f"'{name}'" for name in names if name.casefold() in SAYS_NOTHING)
+    if nothing:
+        found.append(
+            f"{nothing} is a class like the others; if it means 'not labeled', say so in labels.merge: "
+            f'"unlabeled": [{nothing.replace(chr(39), chr(34))}]'
+        )
+    return found
 
 
 def _classes_of(labels: pd.Series, given: list[str] | None, where: str) -> tuple[str, ...]:

@@ -124,11 +124,14 @@ def indices(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
 
 
 def without_repeats(table: pd.DataFrame, key: str, labels: Sequence[str], path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """One row per value of `key`, the first, and a note if there were more. Raises UserError if they differ in one of
-    the columns `labels`."""
-    repeated = table[table.duplicated(key, keep=False)]
-    if not len(repeated):
+    """One row per value of `key`, the first, with what others know where its cell of `labels` is blank; and a note if
+    there were more. Raises UserError if two know different things there."""
+    again = table.duplicated(key, keep=False)
+    if not again.any():
         return table, []
+    known = table[labels].where(table[labels] != "").groupby(table[key]).transform("first").fillna("")
+    table = table.assign(**table[labels].where((table[labels] != "") | ~again.to_numpy()[:, None], known))
+    repeated = table[again]
     several = repeated.drop_duplicates([key, *labels])[key]
     differ = list(several[several.duplicated()].unique())
     if differ:
