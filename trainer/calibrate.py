@@ -79,7 +79,7 @@ def _fit_and_save(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_calibration(path, calibration)
-    return {**_said_of(calibration, path), "scores": fit.scores}, fit.cross_fitted, _notes(fit)
+    return {**_said_of(calibration, path), "scores": fit.scores}, fit.cross_fitted, _notes(fit, methods)
 
 
 def _said_of(calibration: Calibration, path: Path) -> dict[str, Any]:
@@ -87,8 +87,19 @@ def _said_of(calibration: Calibration, path: Path) -> dict[str, Any]:
     return {"file": str(path), **calibration.model_dump(include={"fitted_on", "methods", "heads"})}
 
 
-def _notes(fit: Fit) -> list[str]:
+def _notes(fit: Fit, methods: Sequence[str]) -> list[str]:
     notes = []
+    for method, score, name, sign in (
+        ("thresholds", "macro_f1", "macro F1", 1),
+        ("temperature", "nll", "log loss", -1),
+    ):
+        for head, kinds in fit.scores.items() if method in methods else ():
+            before, crossed = kinds["before"], kinds["cross_fitted"]
+            if before and crossed and sign * (crossed[score] - before[score]) < 0:
+                notes.append(
+                    f"head '{head}': on images that it was not fitted on the fit of {method} makes the {name} worse "
+                    f"({before[score]:.3f} before, {crossed[score]:.3f} cross-fitted), so it is better left out"
+                )
     for name, found in fit.heads.items():
         if not 1.001 / HOTTEST < found.temperature < HOTTEST / 1.001:
             notes.append(

@@ -105,10 +105,14 @@ def check(config: Config, device_name: str) -> list[str]:
         _on_what(trainer.config, seen),
         *_disk_notes(trainer),
         f"{steps} steps an epoch, {config.trainer.epochs} epochs; {_memory(device)}",
-        f"one step takes {min(seconds):.3g} s on {device}, an epoch about {min(seconds) * steps / 60:.1f} min",
+        f"one step takes {min(seconds):.3g} s on {device}, an epoch about {_duration(min(seconds) * steps)}",
         f"{config.name}: everything is in order",
     ]
     return lines
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _copies(labels: Labels) -> list[str]:
