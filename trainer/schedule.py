@@ -84,7 +84,11 @@ def _shorter_warm_up(config: Config, steps_per_epoch: int) -> dict[str, int]:
 def warm_up_notes(config: Config, trainer: BaseTrainer) -> list[str]:
     """About a run that is shorter than its warm-ups."""
     shorter = _shorter_warm_up(config, trainer.steps_per_epoch)
-    lines = [f"warning: lr_scheduler.args.warm_up: the run has {n} steps, so it is {n}" for n in shorter.values()]
+    lines = [
+        f"warning: lr_scheduler.args.warm_up: the run has {n} steps, so it is {n}, and the full learning rate is "
+        f"reached at the end only; for so short a run set it to about {max(1, n // 10)}"
+        for n in shorter.values()
+    ]
     return [*lines, *getattr(trainer, "notes", ())]
 
 
