@@ -25,6 +25,10 @@ from utils.memory import available_memory
 Tell = Callable[[str], None]
 
 
+class UndecodableImages(UserError):
+    """Files that are missing or no whole images, a line for each of the first five."""
+
+
 class Images(Protocol):
     """Decoded images by row: `images[row]` is uint8 [h, w, 3] RGB."""
 
@@ -179,8 +183,7 @@ def _refuse(problems: Sequence[str]) -> None:
     try:
         raise_all(problems)
     except UserError as error:
-        way = 'mend them, or leave them out by rows of labels.corrections (field "image", to "drop")'
-        raise UserError(f"{error}\n{way}") from None
+        raise UndecodableImages(str(error)) from None
 
 
 def unreadable(files: Sequence[Path], read: ImageReader) -> dict[int, str]:

@@ -68,9 +68,13 @@ def audit_corrections(frames: Mapping[str, LabelFrame], file: str) -> tuple[list
 
 def _locate(frames: Mapping[str, LabelFrame], file: str) -> Path:
     roots = [frame.root for frame in frames.values()]
-    for path in (*(root / file for root in roots), Path(file).expanduser()):
-        if path.is_file():
-            return path
+    there = [
+        path for path in dict.fromkeys([*(root / file for root in roots), Path(file).expanduser()]) if path.is_file()
+    ]
+    if len(there) > 1 and len(roots) > 1:
+        raise UserError(f"{KEY}: '{file}' may be {' or '.join(map(str, there))}; write the path of one of them")
+    if there:
+        return there[0]
     tables = [p.name for root in roots for p in root.glob("*.csv") if not p.name.startswith("._")]
     where = ", ".join([f"in {root}" for root in dict.fromkeys(roots)])
     raise UserError(f"{KEY}: no file '{file}' {where} or in {Path.cwd()}{did_you_mean(Path(file).name, tables)}")

@@ -18,7 +18,7 @@ from data_loader.crops_mark import kind_of
 from data_loader.dataset import FaceDataset
 from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels
-from data_loader.row_views import RowViews, train_views
+from data_loader.row_views import RowViews, train_views, unused_views
 from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
 from data_loader.split_file import label_digest, split_digest, valid_label_digests
 from data_loader.views import View, is_random
@@ -58,7 +58,8 @@ class FaceData:
         self._labeled = frame.labeled.to_numpy()
         train = np.asarray(labels.rows("train"), dtype=np.int64)
         self.notes: list[str] = []
-        self.weights_saw: list[str] = []  # which images that are held back the run's first weights have learned
+        # What the run's first weights have learned: paths, groups, and a line if some of these are held back.
+        self.weights_saw: dict[str, list[str]] = {"paths": [], "groups": [], "said": []}
         # Nothing is drawn where there are no streams, and other data may lack the column.
         self._units = self._find_units(train) if streams and config.data_loader.one_per_group else None
         seen = self._distinct(train)[0]
@@ -75,6 +76,9 @@ class FaceData:
                 train_views(config, frame) if key == "train" else View(specs[key], size, config.where(f"views.{key}"))
             )
 
+        self.notes += (
+            unused_views(config, frame, train) if "train" in {k for of in streams.values() for k in of.values()} else []
+        )
         views = {stream: {name: view_of(key) for name, key in images.items()} for stream, images in streams.items()}
         if streams and is_random(evaluation):
             self.notes.append(

@@ -169,6 +169,12 @@ def _merge_one(frame: LabelFrame, attribute: str, target: Mapping[str, Sequence[
     for name, labels in target.items():
         if not name.strip():
             raise UserError(f"{key}: a class needs a name; labels that mean nothing go under '{UNLABELED}'")
+        meant = next((word for word in (IGNORE, UNLABELED) if name.strip().casefold() == word != name), None)
+        if meant is not None:
+            raise UserError(
+                f"{key}.{name}: reads like '{meant}', which is no class; write it like that, or give the class another "
+                "name"
+            )
         if isinstance(labels, str) or not labels:
             raise UserError(f"{key}.{name}: expected a list of labels; labels are {', '.join(counts)}")
         for label in map(str, labels):

@@ -24,6 +24,18 @@ class RowViews:
         return self.views[self.which[row]]
 
 
+def unused_views(config: Config, frame: LabelFrame, train: np.ndarray) -> list[str]:
+    """Notes about views that no training row gets, since none is of their class or an earlier one has them all."""
+    views = train_views(config, frame)
+    if not isinstance(views, RowViews):
+        return []
+    names = [
+        f"{column}.{value}" for column, of in (config.to_dict()["views"]["train_of"] or {}).items() for value in of
+    ]
+    counts = np.bincount(views.which[train], minlength=len(views.views))[1:]
+    return [f"warning: views.train_of.{name}: no training image gets it" for name, n in zip(names, counts) if not n]
+
+
 def train_views(config: Config, frame: LabelFrame) -> View | RowViews:
     """`views.train`, and for the rows that `views.train_of` names theirs; of several the first.
 

@@ -59,7 +59,7 @@ def make_split(
         given = ", ".join(f"split.{side} {share:g}" for side, share in drawn.items())
         within = ~frame.rows[DATA_SET].isin(only_train).to_numpy() if only_train else None
         checked = ["train", *(["valid"] if "valid" in drawn else [])]
-        check_classes(frame, split, checked, given, "change the shares", within)
+        check_classes(frame, split, checked, given, "change the shares", within, stratify)
     return split
 
 
@@ -103,7 +103,7 @@ def make_folds(
     fold_of = _deal(groups[pool], strata[pool], dict.fromkeys(names, 1 / folds), seed)
     fold = frame.rows["group"].map(fold_of).where(inside)
     advice = "use fewer folds" if folds > 2 else "use a drawn split"
-    check_classes(frame, fold, names, f"split.folds {folds}", advice, inside)
+    check_classes(frame, fold, names, f"split.folds {folds}", advice, inside, stratify)
     return fold.map({name: number for number, name in enumerate(names, start=1)}).fillna(0).astype(np.int64)
 
 
@@ -207,8 +207,12 @@ def check_classes(
     given: str,
     advice: str,
     within: np.ndarray | None = None,
+    stratify: Sequence[str] | None = (),
 ) -> None:
-    """Raises UserError, beginning with `given`, if a class that any row (of `within`) has is missing on a side."""
+    """Raises UserError, beginning with `given`, if a class that any row (of `within`) has is missing on a side.
+
+    stratify: what the split was dealt out by, None for all attributes; empty where it was not drawn.
+    """
     lines, scarce = [], list[str]()
     for attribute, names in frame.classes.items():
         for index, name in enumerate(names):
@@ -222,7 +226,8 @@ def check_classes(
                     f"class '{name}' of {attribute} ({held.sum():,} rows, {groups:,} groups) has none in {side}"
                 )
     if lines:
-        alone = len(frame.classes) > 1 and scarce
+        by = list(frame.classes if stratify is None else stratify)
+        alone = scarce and by and by != scarce[:1]
         ways = [f'set split.stratify=["{scarce[0]}"] to deal out its classes alone'] if alone else []
         raise UserError(
             f"{given}: {'; '.join(lines)}; {', '.join([*ways, 'label more of it'])}, merge the class, or {advice}"

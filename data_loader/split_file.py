@@ -74,7 +74,8 @@ def reuse_split(path: Path, frame: LabelFrame, only_train: Collection[str] = ())
     except UserError as error:
         raise UserError(f"split.from: {error}") from None
     paths = frame.rows["path"]
-    table = _of_data_set(table, frame)
+    groups = named_as(pd.Index(table["group"]), frame, table.index)
+    table = table.assign(group=groups).set_axis(named_as(table.index, frame))
     split = paths.map(table["split"]).rename("split")
     new, gone = int(split.isna().sum()), len(table.index.difference(pd.Index(paths)))
     if new == len(frame):
@@ -96,16 +97,18 @@ def reuse_split(path: Path, frame: LabelFrame, only_train: Collection[str] = ())
     return split, "; ".join([f"split: as in {path}; nothing is drawn", *changed])
 
 
-def _of_data_set(table: pd.DataFrame, frame: LabelFrame) -> pd.DataFrame:
-    """The table of a run on one data set, by the names that its images have among several: NAME/path. As it is where
-    its names are known, or more than one data set has them."""
-    if not frame.roots or table.index.isin(frame.rows["path"]).any():
-        return table
-    names = [name for name in frame.roots if (f"{name}/" + table.index.astype(str)).isin(frame.rows["path"]).any()]
-    if len(names) != 1:
-        return table
-    renamed = table.set_axis(f"{names[0]}/" + table.index.astype(str))
-    return renamed.assign(group=f"{names[0]}/" + renamed["group"])
+def named_as(names: pd.Index, frame: LabelFrame, paths: pd.Index | None = None) -> pd.Index:
+    """Names of another run by those of `frame`: with the name of a data set where only that run had but one, without
+    where only `frame` has; as they are where it knows them, or that is not clear. paths: decide in their place."""
+    paths, there = (names if paths is None else paths).astype(str), frame.rows["path"]
+    if paths.isin(there).any():
+        return names
+    having = [name for name in frame.roots if (f"{name}/" + paths).isin(there).any()]
+    if len(having) == 1:
+        return f"{having[0]}/" + names.astype(str)
+    if not frame.roots and paths.str.partition("/").get_level_values(2).isin(there).any():
+        return names.astype(str).str.partition("/").get_level_values(2)
+    return names
 
 
 def split_digest(frame: LabelFrame, split: pd.Series) -> str:

@@ -135,17 +135,16 @@ def difference_of_f1(
     """95 % interval of macro F1 of `one` minus that of `other`, on the same images: percentiles over resamples of whole
     groups; None for a single group."""
     labeled, count = one.labeled, len(one.classes)
-    codes = np.unique(_codes(groups)[labeled], return_inverse=True)[1]
-    if codes.max(initial=0) < 1:
+    cells = [head.labels[labeled] * count + head.predictions[labeled] for head in (one, other)]
+    found = _resampled(cells[0] * count**2 + cells[1], _codes(groups)[labeled], rounds, seed)
+    if found is None:
         return None
-    draws = np.random.default_rng(seed).multinomial(
-        codes.max() + 1, np.full(codes.max() + 1, 1 / (codes.max() + 1)), rounds
-    )
+    used, counts = found
     f1 = []
-    for head in (one, other):
-        of_groups = np.zeros((codes.max() + 1, count * count))
-        np.add.at(of_groups, (codes, head.labels[labeled] * count + head.predictions[labeled]), 1)
-        f1.append(scores((draws @ of_groups).reshape(rounds, count, count))["macro_f1"])
+    for of_head in (used // count**2, used % count**2):
+        confusion = np.zeros((rounds, count**2))
+        np.add.at(confusion.T, of_head, counts.T)
+        f1.append(scores(confusion.reshape(rounds, count, count))["macro_f1"])
     return [float(edge) for edge in np.percentile(f1[0] - f1[1], [2.5, 97.5])]
 
 
@@ -213,22 +212,31 @@ def _bootstrap(cells: np.ndarray, codes: np.ndarray, count: int, rounds: int, se
 
     cells: confusion cell (true * C + predicted) of each labeled image; codes: its group.
     """
+    found = _resampled(cells, codes, rounds, seed)
+    if found is None:
+        return dict.fromkeys(("accuracy", "macro_f1", "balanced_accuracy"))
+    resampled = np.zeros((rounds, count * count))
+    resampled[:, found[0]] = found[1]
+    values = scores(resampled.reshape(rounds, count, count))
+    return {name: [float(edge) for edge in np.percentile(value, [2.5, 97.5])] for name, value in values.items()}
+
+
+def _resampled(cells: np.ndarray, codes: np.ndarray, rounds: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The cells that occur [U], and how often each does in every resample of whole groups, float64 [rounds, U]; None if
+    there are no rounds or just one group."""
     used, cells = np.unique(cells, return_inverse=True)
     order = np.lexsort((cells, codes))
     starts = np.flatnonzero(np.diff(codes[order])) + 1
     if rounds < 1 or not len(starts):
-        return dict.fromkeys(("accuracy", "macro_f1", "balanced_accuracy"))
+        return None
     # Groups with the same outcomes are interchangeable, so drawing how often each distinct outcome occurs is the same
-    # bootstrap at a fraction of the cost: with one image per group there are at most C*C outcomes.
+    # bootstrap at a fraction of the cost: with one image per group there are at most U outcomes.
     outcomes = Counter(group.tobytes() for group in np.split(cells[order], starts))
     matrices = np.stack([np.bincount(np.frombuffer(key, cells.dtype), minlength=len(used)) for key in outcomes])
     groups = len(starts) + 1
     chances = np.fromiter(outcomes.values(), dtype=np.float64) / groups
     draws = np.random.default_rng(seed).multinomial(groups, chances, size=rounds)
-    resampled = np.zeros((rounds, count * count))
-    resampled[:, used] = draws.astype(np.float64) @ matrices
-    values = scores(resampled.reshape(rounds, count, count))
-    return {name: [float(edge) for edge in np.percentile(value, [2.5, 97.5])] for name, value in values.items()}
+    return used, draws.astype(np.float64) @ matrices
 
 
 def _warnings(classes: tuple[str, ...], support: np.ndarray, predicted: np.ndarray, groups: int) -> list[str]:
@@ -241,8 +249,8 @@ def _warnings(classes: tuple[str, ...], support: np.ndarray, predicted: np.ndarr
         found.append(f"never predicted, though labeled: {_listed(never)}")
     few = [f"'{classes[i]}' ({support[i]:,})" for i in np.flatnonzero((support > 0) & (support < FEW_IMAGES))]
     if few:
-        share = "half" if (support > 0).sum() == 2 else f"1/{(support > 0).sum()}"
-        found.append(f"few images: {_listed(few)}, each with {share} of the macro F1, so that it is mostly chance")
+        averaged = int(((support > 0) | (predicted > 0)).sum())
+        found.append(f"few images: {_listed(few)}; each class has 1/{averaged} of the macro F1, which hangs on so few")
     missing = [f"'{classes[i]}'" for i in np.flatnonzero(support == 0)]
     if missing:
         found.append(f"no image is labeled {_listed(missing)}: recall is unknown there")

@@ -107,9 +107,9 @@ def test_files_that_break_off_are_all_named_and_the_others_kept(tmp_path, mode):
         file.write_bytes(content)
     with pytest.raises(UserError) as error:
         open_images(files, ImageReader(SIZE), mode, tmp_path / "cache")
-    *lines, way_out = str(error.value).splitlines()
+    lines = str(error.value).splitlines()
     assert [line.split(":")[0] for line in lines] == [str(files[i]) for i in (1, 4, 7)]
-    assert all("cannot be decoded as an image" in line for line in lines) and "labels.corrections" in way_out
+    assert all("cannot be decoded as an image" in line for line in lines)
     told: list[str] = []
     kept = [file for i, file in enumerate(files) if i not in (1, 4, 7)]
     assert pixels(open_images(kept, ImageReader(SIZE), mode, tmp_path / "cache", told.append), 9) == decoded(kept)

@@ -28,8 +28,8 @@ from tests.test_submission import AGE, GENDER, MASK, ColourReader, evaluation_im
 from trainer import session
 from trainer.build import build_trainer
 from trainer.evaluate import Loaded
-from trainer.label_checks import check_losses
-from utils.checkpoint import load_checkpoint
+from trainer.label_checks import check_losses, class_notes
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import apply_overrides, config_from_dict, load_config
 from utils.distributed import World
 from utils.errors import ConfigError, UserError
@@ -386,7 +386,10 @@ def test_a_split_that_fails_says_what_helps_and_what_the_reader_warned_of(faces,
     split = pd.Series(["train", "train", "train", "train", "valid", "valid"])
     said = r"\(2 rows, 2 groups\) has none in valid; set split.stratify=\[\"g\"\] to deal out its classes alone, "
     with pytest.raises(UserError, match=said):
-        check_classes(frame, split, ["train", "valid"], "split.valid 0.2", "change the shares")
+        check_classes(frame, split, ["train", "valid"], "split.valid 0.2", "change the shares", stratify=None)
+    for by in ((), ["g"]):
+        with pytest.raises(UserError, match=r"none in valid; label more of it, merge the class, or change the shares"):
+            check_classes(frame, split, ["train", "valid"], "split.valid 0.2", "change the shares", stratify=by)
 
 
 # Weights that know the validation images ------------------------------------------------------------------------------
@@ -415,7 +418,29 @@ def test_weights_that_have_learned_the_validation_images_are_said_now_and_when_t
     assert said.code == 0 and f"started from weights that may know them: {told}" in said.out, said.out + said.err
     again = in_process("train.py", "-r", str(run_dir), "-s", "trainer.epochs=3")
     assert again.code == 0 and (run_dir / "train.log").read_text().count(told) == 2
-    assert load_checkpoint(run_dir / "checkpoints" / "last.pth")["data"]["weights_saw"] == [told]
+    assert load_checkpoint(run_dir / "checkpoints" / "last.pth")["data"]["weights_saw"]["said"] == [told]
+
+    # The next one starts from it with its split: these images are known all the same. Not those of pretraining.
+    best = run_dir / "checkpoints" / "best.pth"
+    chain = config_of(faces, f"arch.args.weights={best}", f"split.from={run_dir / 'split.csv'}", attributes=["gender"])
+    chain = apply_overrides(chain, ['dataset.args.group="person"'])
+    assert f"{seen} of {len(held)} images of 'valid'" in notes_of(chain)
+    both = config.to_dict()
+    (faces / "more").mkdir()
+    shutil.copy(faces / "faces" / "images" / "00.png", faces / "more")
+    both["dataset"] = [
+        {"type": "LabelCSV", "name": "own", "args": both["dataset"]["args"]},
+        {"type": "UnlabeledImages", "name": "more", "args": {"root": str(faces / "more")}},
+    ]
+    assert f"of {len(held)} images of 'valid' have the names" in notes_of(config_from_dict(both, "x.json"))
+    state = load_checkpoint(first)
+    state["config"] = state["config"].replace('"head": "plain"', '"head": "simclr"')
+    stored = json.loads(state["config"])
+    stored["arch"]["args"]["head"] = "simclr"
+    state["config"] = json.dumps(stored)
+    save_checkpoint(faces / "simclr.pth", state)
+    pretrained = config_of(faces, f"arch.args.weights={faces / 'simclr.pth'}", "split.seed=3", attributes=["gender"])
+    assert "was trained on" not in notes_of(pretrained)
 
 
 def test_a_check_says_which_files_have_a_copy_on_another_side_of_the_split(faces, tmp_path):
@@ -432,10 +457,20 @@ def test_a_check_says_which_files_have_a_copy_on_another_side_of_the_split(faces
     assert "have a copy on another side of the split (such as" in said and 'labels.duplicates "exact"' in said
 
 
-def test_classes_that_say_nothing_are_warned_of(tmp_path):
-    said = "\n".join(table_of(tmp_path, "path,glasses\na.png,yes\nb.png,N/A\nc.png,no\nd.png,?\n").history)
-    assert "warning: column 'glasses': '?', 'N/A' is a class like the others" in said
-    assert """say so in labels.merge: "unlabeled": ["?", "N/A"]""" in said
+def test_classes_that_say_nothing_are_warned_of_until_they_are_answered(faces, tmp_path):
+    shutil.copytree(faces / "faces", tmp_path / "faces")
+    table = tmp_path / "faces" / "labels.csv"
+    table.write_text(table.read_text().replace(",wear,", ",N/A,"))
+    config = config_of(tmp_path, attributes=["mask"])
+    labels = prepare_labels(config)
+    told = "warning: mask: \"N/A\" is a class like the others; if it means 'not labeled', say so in labels.merge: "
+    told += '"unlabeled": ["N/A"]'
+    assert class_notes(config, labels) == [told]
+    merge = 'labels.merge={"mask": {"incorrect": ["incorrect"], "normal": ["normal"], "unlabeled": ["N/A"]}}'
+    merged = config_of(tmp_path, merge, attributes=["mask"])
+    assert class_notes(merged, prepare_labels(merged)) == []
+    given = config_of(tmp_path, attributes=["mask"], classes={"mask": ["N/A", "incorrect", "normal"]})
+    assert class_notes(given, prepare_labels(given)) == []
 
 
 def test_what_belongs_to_one_data_set_serves_a_list_with_it(faces, tmp_path):

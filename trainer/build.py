@@ -13,7 +13,7 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.parts import Loss, Metric, Parts, TrainingData
 from base.scoring import Normalize
-from data_loader.cache import Images, open_images
+from data_loader.cache import Images, UndecodableImages, open_images
 from data_loader.data_sets import label_table
 from data_loader.face_data import FaceData
 from data_loader.image_reader import ImageReader
@@ -27,6 +27,7 @@ from trainer.label_checks import (
     check_losses,
     check_same_labels,
     check_scored,
+    class_notes,
     group_notes,
 )
 from trainer.optimizer import build_optimizer
@@ -38,7 +39,7 @@ from utils.command import OUT_OF_MEMORY
 from utils.config import Component, Config, says_where
 from utils.device import choose_dtype
 from utils.distributed import World
-from utils.errors import ConfigError
+from utils.errors import ConfigError, UserError
 from utils.memory import keep_freed_memory
 from utils.random_state import seed_everything
 
@@ -120,12 +121,14 @@ def build_trainer(
     record_precision(trainer)
     if config.data_loader.num_workers == "auto" and batches is data:
         measured += choose_workers(trainer, data)
-    data.weights_saw = state["data"].get("weights_saw", []) if state is not None else seen_by_weights(config, labels)
+    known = state["data"].get("weights_saw") if state is not None else None
+    data.weights_saw = seen_by_weights(config, labels) if known is None else known
     weights = getattr(model, "weight_report", None)
     notes = [
         *labels.frame.history,
         *describe_split(labels),
         *group_notes(labels),
+        *class_notes(config, labels),
         *without,
         *about_losses,
         *data.notes,
@@ -136,7 +139,7 @@ def build_trainer(
         *(
             f"warning: {seen}; scores are too good where these are the same images: keep that run's split with "
             "split.from (its split.csv)"
-            for seen in data.weights_saw
+            for seen in data.weights_saw["said"]
         ),
     ]
     if is_frozen(model) and config.data_loader.feature_views is None:
@@ -161,7 +164,11 @@ def _short_notes(config: Config) -> list[str]:
 
 def open_run_images(config: Config, labels: Labels, tell: Any) -> Images:
     """The decoded images of a run's rows."""
-    return open_files(config, [labels.frame.file(path) for path in labels.frame.rows["path"]], tell)
+    try:
+        return open_files(config, [labels.frame.file(path) for path in labels.frame.rows["path"]], tell)
+    except UndecodableImages as error:
+        way = 'mend them, or leave them out by rows of labels.corrections (field "image", to "drop")'
+        raise UserError(f"{error}\n{way}") from None
 
 
 def open_files(config: Config, files: Sequence[Path], tell: Any) -> Images:

@@ -22,6 +22,7 @@ from report.writer import prediction_table
 from trainer.build import open_files, open_run_images
 from trainer.evaluate import Loaded, load_for_evaluation, predict
 from trainer.pictures import head_predictions
+from trainer.scored_rows import started_from
 from utils.config import Config
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -42,7 +43,7 @@ def predict_folds(config: Config, folder: Path, run_dirs: Sequence[Path], device
     test: list[list[HeadPrediction]] = []
     further: list[list[HeadPrediction]] = []
     test_rows = np.zeros(0, dtype=np.int64)
-    checkpoints = []
+    checkpoints, notes = list[str](), list[str]()
     for fold, run_dir in enumerate(run_dirs, start=1):
         loaded, labels = _load_fold(run_dir, frame, device)
         data = FaceData(config, labels, images, {}, device)
@@ -56,6 +57,7 @@ def predict_folds(config: Config, folder: Path, run_dirs: Sequence[Path], device
             decoded = open_files(config, evaluation, print)
             further.append(head_predictions(loaded, decoded, len(evaluation), device))
         checkpoints.append(str(loaded.path))
+        notes += [f"fold {fold}: {note}" for note in started_from(loaded.data)]
     rows = np.flatnonzero(fold_of)
     heads = _heads(frame, rows, {head: values[rows] for head, values in probs.items()})
     groups = frame.rows["group"].to_numpy(dtype=object)
@@ -69,7 +71,7 @@ def predict_folds(config: Config, folder: Path, run_dirs: Sequence[Path], device
         _write(folder / "eval.csv", tables)
     summary = fold_summary(heads, groups[rows].tolist(), fold_of[rows])
     vote = vote_summary(test, groups[test_rows].tolist()) if test else None
-    return {"checkpoints": checkpoints, **summary, "vote": vote}
+    return {"checkpoints": checkpoints, "notes": notes, **summary, "vote": vote}
 
 
 def _evaluation_files(config: Config) -> list[Path]:

@@ -16,6 +16,7 @@ from utils.config import Component, Config
 from utils.errors import ConfigError, UserError, did_you_mean
 from utils.joint import JOINT
 
+SAYS_NOTHING = ("?", "-", "n/a", "na", "null", "unknown", "tbd")
 MANY_FOLDERS, FEW_IMAGES = 10, 30  # folders that may be persons rather than classes or archives
 
 
@@ -65,6 +66,21 @@ def check_losses(config: Config, labels: Labels) -> list[str]:
                     f"warning: {where} ({loss.type}) and data_loader.sampler both correct the imbalance of {head}, so "
                     "it is corrected twice; keep one of them, and make the other cross_entropy or random"
                 )
+    return notes
+
+
+def class_notes(config: Config, labels: Labels) -> list[str]:
+    """Warnings about classes whose names say that there is no label, unless the config gives the classes."""
+    notes = []
+    declared = {head for _, part in config.data_sets for head in part.args.get("classes") or ()}
+    for head, names in labels.frame.heads.items():
+        nothing = [name for name in names if name.casefold() in SAYS_NOTHING]
+        if nothing and head not in declared:
+            listed = ", ".join(f'"{name}"' for name in nothing)
+            notes.append(
+                f"warning: {head}: {listed} is a class like the others; if it means 'not labeled', say so in "
+                f'labels.merge: "unlabeled": [{listed}]'
+            )
     return notes
 
 

@@ -33,8 +33,13 @@ def choose_rows(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.n
     is in none of its splits.
     """
     rows, notes = _rows_of(labels, known, split)
-    seen = known.get("weights_saw", []) if split in ("valid", "test") else []
-    return rows, [*notes, *(f"the model started from weights that may know them: {line}" for line in seen)]
+    return rows, [*notes, *(started_from(known) if split in ("valid", "test") else [])]
+
+
+def started_from(known: dict[str, Any]) -> list[str]:
+    """About weights that a checkpoint's training started from and that had learned images which it holds back."""
+    said = (known.get("weights_saw") or {}).get("said", [])
+    return [f"the model started from weights that may know them: {line}" for line in said]
 
 
 def _rows_of(labels: Labels, known: dict[str, Any], split: str) -> tuple[np.ndarray, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,36 +10,51 @@ from typing import Any
 import pandas as pd
 
 from data_loader.prepare_labels import Labels
+from data_loader.split_file import named_as
 from trainer.scored_rows import trained_on
 from utils.checkpoint import load_checkpoint
 from utils.config import Config
 from utils.errors import UserError
 
 
-def seen_by_weights(config: Config, labels: Labels) -> list[str]:
-    """Of `arch.args.weights` that are a checkpoint of this project with classifiers: how many images of valid and test,
-    or of their groups, it was trained on, as a line; else nothing."""
+def seen_by_weights(config: Config, labels: Labels) -> dict[str, Any]:
+    """What `arch.args.weights` have learned, if they are a checkpoint of this project that labels have taught.
+
+    `paths` and `groups` of the images, also those of weights that it started from itself; `said`: how many images of
+    valid and test they are, or are of their groups, a line or none. Weights that know no image of the data have no say.
+    """
+    nothing: dict[str, Any] = {"paths": [], "groups": [], "said": []}
     given = config.arch.args.get("weights")
     path = given.get("path") if isinstance(given, Mapping) else given
     known = _training_of(Path(path).expanduser()) if isinstance(path, str) else None
     if known is None:
-        return []
+        return nothing
+    groups = named_as(pd.Index(known["group"]), labels.frame, known.index)
+    known = known.assign(group=groups).set_axis(named_as(known.index, labels.frame))
+    if not known.index.isin(labels.frame.rows["path"]).any():
+        return nothing
     counts = []
+    data = {"path": list(known.index), "group": list(known["group"]), "split": list(known["split"])}
     for side in ("valid", "test"):
         rows = labels.frame.rows[(labels.split == side).to_numpy() & labels.frame.labeled.to_numpy()]
-        seen = int(trained_on(known, pd.Series(rows["group"].to_numpy(), index=rows["path"])).sum())
+        seen = int(trained_on(data, pd.Series(rows["group"].to_numpy(), index=rows["path"])).sum())
         if seen:
             counts.append(f"{seen:,} of {len(rows):,} images of '{side}'")
-    if not counts:
-        return []
-    return [f"{' and '.join(counts)} have the names of images (or groups) that {path} was trained on"]
+    told = [f"{' and '.join(counts)} have the names of images (or groups) that {path} was trained on"] if counts else []
+    learned = known[known["split"] == "train"]
+    return {"paths": list(learned.index), "groups": list(learned["group"]), "said": told}
 
 
-def _training_of(path: Path) -> dict[str, Any] | None:
-    """path, group and split of the images of a checkpoint that learned labels."""
+def _training_of(path: Path) -> pd.DataFrame | None:
+    """group and split (`train` for what it has learned) by path."""
     try:
         state = load_checkpoint(path)
     except UserError:  # of another program, or what reading the weights will say
         return None
-    data = state.get("data") or {}
-    return data if state.get("classes") and {"path", "group", "split"} <= data.keys() else None
+    data, arch = state.get("data") or {}, json.loads(state["config"]).get("arch", {})
+    if not {"path", "group", "split"} <= data.keys() or (arch.get("args") or {}).get("head") == "simclr":
+        return None
+    table = pd.DataFrame({"group": data["group"], "split": data["split"]}, index=data["path"])
+    before = data.get("weights_saw") or {"paths": [], "groups": []}
+    earlier = pd.DataFrame({"group": before["groups"], "split": "train"}, index=before["paths"])
+    return pd.concat([earlier, table[~table.index.isin(earlier.index)]])

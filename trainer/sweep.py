@@ -80,6 +80,9 @@ def plan(
     combinations, and configs that would train in the same folder.
     """
     _check_keys(factors, overrides)
+    for number, config in enumerate(configs):
+        if config.resolve() in [other.resolve() for other in configs[:number]]:
+            raise UserError(f"-c {config}: is given twice")
     names = _short_names([key for factor in factors for key in factor.keys])
     titles = ["+".join(names[key] for key in factor.keys) for factor in factors]
     chosen = _combinations(factors, sample)
@@ -96,8 +99,6 @@ def plan(
         folder = Path(loaded.trainer.save_dir) / loaded.name / run_id
         if folder in trainings:
             other = trainings[folder].config
-            if other.resolve() == config.resolve():
-                raise UserError(f"-c {config}: is given twice")
             raise UserError(
                 f"{config}: {other} has the same name '{loaded.name}', so both would train in {folder}; give one of "
                 "them another name"
@@ -112,11 +113,20 @@ def _check_keys(factors: Sequence[Factor], overrides: Sequence[str]) -> None:
     seen = {text.partition("=")[0].strip(): "-s" for text in overrides}
     for factor in factors:
         for key in factor.keys:
+            inside = [other for other, by in seen.items() if by != "-s" and _is_part_of(key, other)]
+            if inside:
+                raise UserError(
+                    f"--vary {'+'.join(factor.keys)}: '{key}' and '{inside[0]}' set the same; leave out one of the two"
+                )
             if key in seen:
                 raise UserError(
                     f"--vary {'+'.join(factor.keys)}: '{key}' is set by {seen[key]} too; leave out one of the two"
                 )
             seen[key] = "--vary"
+
+
+def _is_part_of(key: str, other: str) -> bool:
+    return key != other and (key.startswith(f"{other}.") or other.startswith(f"{key}."))
 
 
 def _combinations(factors: Sequence[Factor], sample: int | None) -> list[tuple[str, ...]]:
@@ -177,7 +187,7 @@ def _run_all(
 
     def run(number: int, training: Training) -> int:
         label = f"[{number}/{len(trainings)}] {training}"
-        if is_being_trained(training.folder):
+        if not check and is_being_trained(training.folder):
             print(f"{label}: is being trained by another process, which it is left to", flush=True)
             return 0
         device, start = free.get(), time.monotonic()
@@ -246,10 +256,11 @@ def _short_names(keys: Sequence[str]) -> dict[str, str]:
 
 def _short_value(value: str) -> str:
     text = _canonical(value).strip('"')
+    reads_as_json = _canonical(value) != _canonical(text)  # "1" and 1, "null" and null
     plain = re.sub(r"[^\w.+@-]+", "_", text).strip("_")
-    if plain == text and len(plain) <= LONGEST_VALUE:
+    if plain == text and len(plain) <= LONGEST_VALUE and not reads_as_json:
         return plain
-    return f"{plain[:LONGEST_VALUE]}-{_digest(text)}"
+    return f"{plain[:LONGEST_VALUE]}-{_digest(_canonical(value))}"
 
 
 def _split(listed: str) -> tuple[str, ...]:

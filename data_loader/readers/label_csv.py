@@ -24,7 +24,6 @@ from data_loader.readers.table import (
 )
 from utils.errors import UserError, did_you_mean
 
-SAYS_NOTHING = ("?", "-", "n/a", "na", "null", "unknown", "tbd")
 OWN = ("path", "group", "split")  # columns with a meaning of their own
 
 
@@ -129,19 +128,12 @@ def _nearly_same_groups(people: pd.Series, column: str) -> list[str]:
 
 
 def _nearly_same(names: tuple[str, ...]) -> list[str]:
-    """About classes that only capital letters tell apart, and such as say nothing."""
+    """About classes that only capital letters tell apart."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.casefold(), []).append(name)
     twins = (" and ".join(f"'{name}'" for name in same) for same in groups.values() if len(same) > 1)
-    found = [f"the classes {text} differ in capital letters only; labels.merge makes one of them" for text in twins]
-    nothing = ", ".join(f"'{name}'" for name in names if name.casefold() in SAYS_NOTHING)
-    if nothing:
-        found.append(
-            f"{nothing} is a class like the others; if it means 'not labeled', say so in labels.merge: "
-            f'"unlabeled": [{nothing.replace(chr(39), chr(34))}]'
-        )
-    return found
+    return [f"the classes {text} differ in capital letters only; labels.merge makes one of them" for text in twins]
 
 
 def _classes_of(labels: pd.Series, given: list[str] | None, where: str) -> tuple[str, ...]:

@@ -129,8 +129,8 @@ def without_repeats(table: pd.DataFrame, key: str, labels: Sequence[str], path: 
     again = table.duplicated(key, keep=False)
     if not again.any():
         return table, []
-    known = table[labels].where(table[labels] != "").groupby(table[key]).transform("first").fillna("")
-    table = table.assign(**table[labels].where((table[labels] != "") | ~again.to_numpy()[:, None], known))
+    known = table.where(table != "").groupby(table[key]).transform("first").fillna("")
+    table = table.where((table != "") | ~again.to_numpy()[:, None], known.assign(**{key: table[key]})[table.columns])
     repeated = table[again]
     several = repeated.drop_duplicates([key, *labels])[key]
     differ = list(several[several.duplicated()].unique())
