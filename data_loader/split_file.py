@@ -98,16 +98,14 @@ def reuse_split(path: Path, frame: LabelFrame, only_train: Collection[str] = ())
 
 
 def named_as(names: pd.Index, frame: LabelFrame, paths: pd.Index | None = None) -> pd.Index:
-    """Names of another run by those of `frame`: with the name of a data set where only that run had but one, without
-    where only `frame` has; as they are where it knows them, or that is not clear. paths: decide in their place."""
+    """Names of another run by those of `frame`: with the name of a data set where that run had this one alone; as they
+    are where `frame` knows them, or several data sets do. paths: decide in their place."""
     paths, there = (names if paths is None else paths).astype(str), frame.rows["path"]
     if paths.isin(there).any():
         return names
     having = [name for name in frame.roots if (f"{name}/" + paths).isin(there).any()]
     if len(having) == 1:
         return f"{having[0]}/" + names.astype(str)
-    if not frame.roots and paths.str.partition("/").get_level_values(2).isin(there).any():
-        return names.astype(str).str.partition("/").get_level_values(2)
     return names
 
 
