@@ -9,6 +9,7 @@ import math
 import queue
 import random
 import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -188,23 +189,23 @@ def _run_all(
     def run(number: int, training: Training) -> int:
         label = f"[{number}/{len(trainings)}] {training}"
         if not check and is_being_trained(training.folder):
-            print(f"{label}: is being trained by another process, which it is left to", flush=True)
+            _say(f"{label}: is being trained by another process, which it is left to")
             return 0
         device, start = free.get(), time.monotonic()
         command = ["train.py", "-c", str(training.config), "-d", device]
         command += [part for text in training.overrides for part in ("-s", text)]
         command += ["--folds", str(folds)] if folds is not None else []
         command += ["--check"] if check else ["--run-id", training.run_id, "-r", "auto"]
-        print(f"{label}: begins" + (f" on {device}" if len(devices) > 1 else ""), flush=True)
+        _say(f"{label}: begins" + (f" on {device}" if len(devices) > 1 else ""))
         try:
             # Side by side, each line says whose it is.
-            tell = None if len(devices) == 1 else lambda line: print(f"{training}: {line}", flush=True)
+            tell = None if len(devices) == 1 else lambda line: _say(f"{training}: {line}")
             code = children.run(command, tell=tell)
         finally:
             free.put(device)
         minutes = (time.monotonic() - start) / 60
         ended = "stopped" if children.stopping else f"failed with exit code {code}" if code else "done"
-        print(f"{label}: {ended} ({minutes:.1f} min)", flush=True)
+        _say(f"{label}: {ended} ({minutes:.1f} min)")
         return code
 
     pool = ThreadPoolExecutor(len(devices))
@@ -219,6 +220,15 @@ def _run_all(
         children.stop()
         pool.shutdown(wait=True)
     return {training: failed[training] for training in trainings if training in failed}
+
+
+_SPEAKING = threading.Lock()
+
+
+def _say(line: str) -> None:
+    """A whole line, however many trainings speak at once."""
+    with _SPEAKING:
+        print(line, flush=True)
 
 
 def _table(trainings: Sequence[Training], out: Path | None) -> str:
