@@ -233,10 +233,16 @@ def _say(line: str) -> None:
 
 def _table(trainings: Sequence[Training], out: Path | None) -> str:
     there = [training.folder for training in trainings if training.folder.is_dir()]
+    if not there:
+        return "there is nothing to compare"
     try:
-        return compare_runs(there, None, None, out) if there else "there is nothing to compare"
+        return compare_runs(there, None, there[0], out)
     except UserError as error:
-        return f"no table: {error}"
+        first = str(error)
+    try:  # the first one may be damaged
+        return compare_runs(there, None, None, out)
+    except UserError:
+        return f"no table: {first}"
 
 
 # Names of runs --------------------------------------------------------------------------------------------------------
