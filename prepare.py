@@ -394,7 +394,8 @@ def run_sweep(args: argparse.Namespace) -> None:
             )
         check_output(args.out, "--out")
 
-    from trainer.sweep import parse_factor, plan, sweep
+    from trainer.sweep import sweep
+    from trainer.sweep_plan import parse_factor, plan
     from utils.children import stop_signals_exit
 
     factors = [parse_factor(text) for text in args.vary]

@@ -18,7 +18,6 @@ import argparse
 import os
 import sys
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
 
@@ -168,15 +167,7 @@ def finish(
     for run in runs:
         if METHODS[run.method].frozen:
             yield run, attempt(run)
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        futures = {pool.submit(attempt, run): run for run in trained}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        bench.stop()
-        pool.shutdown(wait=True)
+    yield from bench.children.each(attempt, trained, jobs)
 
 
 def said(run: Run, found: Rows | Exception) -> str:

@@ -175,15 +175,8 @@ def _complete(
             return set(found)
 
         store.add([keys[row] for row in missing], write)
-        _refuse(problems)
+        raise_all(problems, UndecodableImages)
     return store.open(keys)
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    try:
-        raise_all(problems)
-    except UserError as error:
-        raise UndecodableImages(str(error)) from None
 
 
 def unreadable(files: Sequence[Path], read: ImageReader) -> dict[int, str]:
@@ -192,7 +185,7 @@ def unreadable(files: Sequence[Path], read: ImageReader) -> dict[int, str]:
 
 
 def _for_all(work: Callable[[int], object], rows: Sequence[int], name: str) -> None:
-    _refuse(list(_problems(work, rows, name, len(rows)).values()))
+    raise_all(list(_problems(work, rows, name, len(rows)).values()), UndecodableImages)
 
 
 def _problems(work: Callable[[int], object], rows: Sequence[int], name: str, total: int) -> dict[int, str]:

@@ -100,10 +100,10 @@ def _data_set_of(correction: Correction, overlays: Mapping[str, Overlay]) -> tup
         return "", correction.path
     if correction.path:
         name, _, path = correction.path.partition("/")
-        having = [known for known, overlay in overlays.items() if correction.path in overlay.images]
-        if name not in overlays and len(having) == 1:
-            return having[0], correction.path
         if name not in overlays:
+            having = [known for known, overlay in overlays.items() if correction.path in overlay.images]
+            if len(having) == 1:
+                return having[0], correction.path
             begins = ", ".join(f"{known}/…" for known in overlays)
             raise Unmatched(f"no image or person has this path; paths begin with the name of a data set: {begins}")
         return name, path

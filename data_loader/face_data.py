@@ -18,7 +18,7 @@ from data_loader.crops_mark import kind_of
 from data_loader.dataset import FaceDataset
 from data_loader.one_of import OneOf, units_of
 from data_loader.prepare_labels import Labels
-from data_loader.row_views import RowViews, train_views, unused_views
+from data_loader.row_views import RowViews, view_of
 from data_loader.sampler import EvaluationSampler, StepSampler, Stream, make_stream
 from data_loader.split_file import label_digest, split_digest, valid_label_digests
 from data_loader.views import View, is_random
@@ -67,19 +67,13 @@ class FaceData:
             head: torch.bincount(torch.from_numpy(t[seen][t[seen] >= 0]), minlength=len(self.classes[head])).float()
             for head, t in targets.items()
         }
-        size = config.views.shape
-        specs = config.to_dict()["views"]
-        evaluation = View(specs["eval"], size, config.where("views.eval"))
-
-        def view_of(key: str) -> View | RowViews:
-            return (
-                train_views(config, frame) if key == "train" else View(specs[key], size, config.where(f"views.{key}"))
-            )
-
-        self.notes += (
-            unused_views(config, frame, train) if "train" in {k for of in streams.values() for k in of.values()} else []
-        )
-        views = {stream: {name: view_of(key) for name, key in images.items()} for stream, images in streams.items()}
+        evaluation = View(config.to_dict()["views"]["eval"], config.views.shape, config.where("views.eval"))
+        views = {
+            stream: {name: view_of(config, frame, key) for name, key in images.items()}
+            for stream, images in streams.items()
+        }
+        for view in (view for of_stream in views.values() for view in of_stream.values()):
+            self.notes += view.unused(train) if isinstance(view, RowViews) else []
         if streams and is_random(evaluation):
             self.notes.append(
                 "warning: views.eval changes images at random, so validation scores are those of changed images; name "

@@ -14,39 +14,34 @@ Of = Mapping[str, Mapping[str, Spec]]
 
 
 class RowViews:
-    """views: of one size, the common one first. which: int64 [rows of the label frame], each row's place in `views`."""
+    """views: of one size, the common one first. which: int64 [rows of the label frame], each row's place in `views`.
+    names: of the views but the first, for messages."""
 
-    def __init__(self, views: Sequence[View], which: np.ndarray):
-        self.views, self.which = views, which
+    def __init__(self, views: Sequence[View], which: np.ndarray, names: Sequence[str]):
+        self.views, self.which, self.names = views, which, names
         self.height, self.width = views[0].height, views[0].width
 
     def of(self, row: int) -> View:
         return self.views[self.which[row]]
 
-
-def unused_views(config: Config, frame: LabelFrame, train: np.ndarray) -> list[str]:
-    """Notes about views that no training row gets, since none is of their class or an earlier one has them all."""
-    views = train_views(config, frame)
-    if not isinstance(views, RowViews):
-        return []
-    names = [
-        f"{column}.{value}" for column, of in (config.to_dict()["views"]["train_of"] or {}).items() for value in of
-    ]
-    counts = np.bincount(views.which[train], minlength=len(views.views))[1:]
-    return [f"warning: views.train_of.{name}: no training image gets it" for name, n in zip(names, counts) if not n]
+    def unused(self, rows: np.ndarray) -> list[str]:
+        """Warnings about views that none of the rows gets: none is of their class, or an earlier view has them all."""
+        counts = np.bincount(self.which[rows], minlength=len(self.views))[1:]
+        return [f"warning: {name}: no training image gets it" for name, count in zip(self.names, counts) if not count]
 
 
-def train_views(config: Config, frame: LabelFrame) -> View | RowViews:
-    """`views.train`, and for the rows that `views.train_of` names theirs; of several the first.
+def view_of(config: Config, frame: LabelFrame, key: str) -> View | RowViews:
+    """The view `views.KEY`; of `train` with that of `views.train_of` for the rows that it names, of several the first.
 
     Raises UserError for a column or a value that is not there.
     """
     specs, size, where = config.to_dict()["views"], config.views.shape, config.where("views.train_of")
-    views = [View(specs["train"], size, config.where("views.train"))]
-    which = np.zeros(len(frame), dtype=np.int64)
-    of: Of = specs["train_of"] or {}
+    views = [View(specs[key], size, config.where(f"views.{key}"))]
+    which, names = np.zeros(len(frame), dtype=np.int64), list[str]()
+    of: Of = (specs["train_of"] or {}) if key == "train" else {}
     for column, of_values in of.items():
         for value, spec in of_values.items():
             which[rows_with(frame, column, value, where) & (which == 0)] = len(views)
             views.append(View(spec, size, f"{where}.{column}.{value}"))
-    return RowViews(views, which) if len(views) > 1 else views[0]
+            names.append(f"views.train_of.{column}.{value}")
+    return RowViews(views, which, names) if names else views[0]

@@ -74,8 +74,7 @@ def reuse_split(path: Path, frame: LabelFrame, only_train: Collection[str] = ())
     except UserError as error:
         raise UserError(f"split.from: {error}") from None
     paths = frame.rows["path"]
-    groups = named_as(pd.Index(table["group"]), frame, table.index)
-    table = table.assign(group=groups).set_axis(named_as(table.index, frame))
+    table = named_as(table, frame)
     split = paths.map(table["split"]).rename("split")
     new, gone = int(split.isna().sum()), len(table.index.difference(pd.Index(paths)))
     if new == len(frame):
@@ -97,16 +96,14 @@ def reuse_split(path: Path, frame: LabelFrame, only_train: Collection[str] = ())
     return split, "; ".join([f"split: as in {path}; nothing is drawn", *changed])
 
 
-def named_as(names: pd.Index, frame: LabelFrame, paths: pd.Index | None = None) -> pd.Index:
-    """Names of another run by those of `frame`: with the name of a data set where that run had this one alone; as they
-    are where `frame` knows them, or several data sets do. paths: decide in their place."""
-    paths, there = (names if paths is None else paths).astype(str), frame.rows["path"]
-    if paths.isin(there).any():
-        return names
+def named_as(table: pd.DataFrame, frame: LabelFrame) -> pd.DataFrame:
+    """group by path, of another run, by the names that `frame` has: with the name of a data set where that run had this
+    one alone; as they are where `frame` knows them, or several data sets do."""
+    paths, there = table.index.astype(str), frame.rows["path"]
     having = [name for name in frame.roots if (f"{name}/" + paths).isin(there).any()]
-    if len(having) == 1:
-        return f"{having[0]}/" + names.astype(str)
-    return names
+    if paths.isin(there).any() or len(having) != 1:
+        return table
+    return table.assign(group=f"{having[0]}/" + table["group"]).set_axis(f"{having[0]}/" + paths)
 
 
 def split_digest(frame: LabelFrame, split: pd.Series) -> str:

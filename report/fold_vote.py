@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,25 @@ def vote_summary(models: Sequence[Sequence[HeadPrediction]], groups: Sequence[An
     {"images": N, "heads": {HEAD: {"images": labeled ones, "single": [scores of each], "mean", "soft", "hard",
     "soft_minus_best": 95 % interval of the macro F1, "says": a sentence}}}; several heads have a `joint` one as well.
     """
-    alone = [_scores(heads, groups) for heads in models]
-    together = {vote: _scores(combine(models, vote), groups) for vote in VOTES}
+    of_models = [_with_joint(heads) for heads in models]
+    of_votes = {vote: _with_joint(combine(models, vote)) for vote in VOTES}
+    alone = [_scores(heads, groups) for heads in of_models]
+    together = {vote: _scores(heads, groups) for vote, heads in of_votes.items()}
     heads: dict[str, Any] = {}
     for name in alone[0]:
         single = [of_model[name] for of_model in alone]
         mean = {key: float(np.mean([scores[key] for scores in single])) for key in SCORES}
         heads[name] = {"single": single, "mean": mean, **{vote: together[vote][name] for vote in VOTES}}
         best = int(np.argmax([scores["macro_f1"] for scores in single]))
-        soft, of_best = _named(combine(models, "soft"), name), _named(models[best], name)
+        soft, of_best = of_votes["soft"][name], of_models[best][name]
         heads[name] |= {"images": int(soft.labeled.sum()), "soft_minus_best": difference_of_f1(soft, of_best, groups)}
         heads[name]["says"] = verdict(heads[name])
     return {"images": len(groups), "heads": heads}
 
 
-def _named(heads: Sequence[HeadPrediction], name: str) -> HeadPrediction:
+def _with_joint(heads: Sequence[HeadPrediction]) -> dict[str, HeadPrediction]:
     joint = joint_head(heads)
-    return next(head for head in [*heads, *([joint] if joint else [])] if head.name == name)
+    return {head.name: head for head in [*heads, *([joint] if joint else [])]}
 
 
 def verdict(head: dict[str, Any]) -> str:
@@ -69,11 +71,9 @@ def format_vote(summary: dict[str, Any] | None) -> str:
     )
 
 
-def _scores(heads: Sequence[HeadPrediction], groups: Sequence[Any]) -> dict[str, dict[str, float]]:
+def _scores(heads: Mapping[str, HeadPrediction], groups: Sequence[Any]) -> dict[str, dict[str, float]]:
     """Per head that has a labeled row."""
-    joint = joint_head(heads)
-    shown = [head for head in [*heads, *([joint] if joint else [])] if head.labeled.any()]
-    found = {head.name: evaluate_head(head, groups, bootstrap=0) for head in shown}
+    found = {name: evaluate_head(head, groups, bootstrap=0) for name, head in heads.items() if head.labeled.any()}
     return {name: {key: result[key] for key in SCORES} for name, result in found.items()}
 
 

@@ -48,12 +48,9 @@ def format_folds(summary: dict[str, Any]) -> str:
     """Text for the terminal from `fold_summary`: a table per head and its warnings."""
     blocks = [_head_block(name, summary) for name in summary["pooled"]]
     notes = [f"! {note}" for note in summary.get("notes", ())]
-    return "\n\n".join(
-        [
-            *blocks,
-            *(["\n".join([*notes, "! so not every score here is of images that no model has seen"])] if notes else []),
-        ]
-    )
+    if notes:
+        blocks.append("\n".join([*notes, "! so not every score here is of images that no model has seen"]))
+    return "\n\n".join(blocks)
 
 
 def _head_block(name: str, summary: dict[str, Any]) -> str:

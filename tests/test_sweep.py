@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from tests.test_training import PROJECT, write_config
-from trainer.sweep import Factor, parse_factor, plan
+from trainer.sweep_plan import Factor, parse_factor, plan
 from utils.errors import ConfigError, UserError
 from utils.file_lock import try_lock
 

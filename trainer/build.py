@@ -86,6 +86,8 @@ def build_trainer(
     check_speed(config, device, is_new=state is None)
     # After what can be wrong with the parts above: images may take minutes to decode.
     data = FaceData(config, labels, open_run_images(config, labels, tell), streams, device, world)
+    known = state["data"].get("weights_saw") if state is not None else None
+    data.weights_saw = seen_by_weights(config, labels) if known is None else known
     normalization = choose_normalization(config, model)
     dtype = choose_dtype(config.trainer.precision, device)
     batches: TrainingData = data
@@ -121,8 +123,6 @@ def build_trainer(
     record_precision(trainer)
     if config.data_loader.num_workers == "auto" and batches is data:
         measured += choose_workers(trainer, data)
-    known = state["data"].get("weights_saw") if state is not None else None
-    data.weights_saw = seen_by_weights(config, labels) if known is None else known
     weights = getattr(model, "weight_report", None)
     notes = [
         *labels.frame.history,

@@ -15,8 +15,8 @@ from data_loader.image_files import ImageFile, describe_files, inspect_all
 from data_loader.image_reader import ImageReader
 from data_loader.label_frame import LabelFrame
 from data_loader.prepare_labels import draw_split, prepare_labels, read_labels
-from data_loader.row_views import train_views
-from data_loader.views import View, is_random
+from data_loader.row_views import view_of
+from data_loader.views import is_random
 from report.page.data_page import DataPage, Sheet, ViewSheet, render_data_page
 from report.page.gallery import picture_of, thumb
 from trainer.components import KINDS, check_components
@@ -106,12 +106,9 @@ def _views(config: Config, frame: LabelFrame, train: np.ndarray, facts: Sequence
         return []
     files = [frame.file(str(frame.rows["path"].iloc[row])) for row in rows]
     images = open_images(files, ImageReader.of(config.views), "ram", Path())
-    specs, size = config.to_dict()["views"], config.views.shape
     sheets: list[ViewSheet] = []
     for name, purpose in used.items():
-        views = (
-            train_views(config, frame) if name == "train" else View(specs[name], size, config.where(f"views.{name}"))
-        )
+        views = view_of(config, frame, name)
         of_rows = [views.of(row) for row in rows]
         draws = DRAWS if any(map(is_random, of_rows)) else 1
         seeds = sample_seeds(config.seed, len(sheets), positions=np.arange(draws))

@@ -29,8 +29,7 @@ def seen_by_weights(config: Config, labels: Labels) -> dict[str, Any]:
     known = _training_of(Path(path).expanduser()) if isinstance(path, str) else None
     if known is None:
         return nothing
-    groups = named_as(pd.Index(known["group"]), labels.frame, known.index)
-    known = known.assign(group=groups).set_axis(named_as(known.index, labels.frame))
+    known = named_as(known, labels.frame)
     if not known.index.isin(labels.frame.rows["path"]).any():
         return nothing
     counts = []

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
+T = TypeVar("T")
+R = TypeVar("R")
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -64,6 +67,18 @@ class Children:
         code = child.wait()
         self._running.discard(child)
         return code
+
+    def each(self, work: Callable[[T], R], items: Iterable[T], at_once: int) -> Generator[tuple[T, R], None, None]:
+        """Each item with what `work` of it returns, as they end; what still runs when this is closed is stopped."""
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            futures = {pool.submit(work, item): item for item in items}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self.stop()
+            pool.shutdown(wait=True)
 
     def stop(self) -> None:
         """Ask every running command to save and stop, and those that begin later too."""

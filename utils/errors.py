@@ -24,11 +24,11 @@ class ConfigError(UserError):
         super().__init__("\n".join(self.problems))
 
 
-def raise_all(problems: Sequence[str]) -> None:
-    """Raises UserError with a line for each problem (the first five of them), if there is one."""
+def raise_all(problems: Sequence[str], kind: type[UserError] = UserError) -> None:
+    """Raises an error of this kind with a line for each problem (the first five of them), if there is one."""
     if problems:
         more = f"\n… and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError("\n".join(problems[:5]) + more)
+        raise kind("\n".join(problems[:5]) + more)
 
 
 def did_you_mean(name: str, choices: Iterable[str], most: int = 12) -> str:

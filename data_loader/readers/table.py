@@ -124,8 +124,8 @@ def indices(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
 
 
 def without_repeats(table: pd.DataFrame, key: str, labels: Sequence[str], path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """One row per value of `key`, the first, with what others know where its cell of `labels` is blank; and a note if
-    there were more. Raises UserError if two know different things there."""
+    """One row per value of `key`, the first, with what others know where its cell is blank; and a note if there were
+    more. Raises UserError if two know different things in one of the columns `labels`."""
     again = table.duplicated(key, keep=False)
     if not again.any():
         return table, []
